@@ -1,0 +1,165 @@
+package oauth
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	oidcPath = "/.well-known/openid-configuration"
+	rfcPath  = "/.well-known/oauth-authorization-server"
+)
+
+// A discovery server answers by path; ISSUER in an answer is its own URL, HOST its address.
+func discovery(t *testing.T, answers map[string]string) *server {
+	var s *server
+	s = newServer(t, nil, func(request string) string {
+		path := strings.Fields(request)[1]
+		answer, found := answers[path]
+		if !found {
+			return "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\n<html>"
+		}
+		return strings.NewReplacer("ISSUER", "http://"+s.addr, "HOST", s.addr).Replace(answer)
+	})
+	return s
+}
+
+// metadata leaves the length out, as ISSUER is not yet what it will be.
+func metadata(body string) string {
+	return "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + body
+}
+
+func (s *server) paths() []string {
+	var paths []string
+	for _, r := range s.seen() {
+		paths = append(paths, strings.Fields(r)[1])
+	}
+	return paths
+}
+
+func TestDiscover(t *testing.T) {
+	const small = `{"issuer":"ISSUER%","token_endpoint":"ISSUER/t"}`
+	at := func(path string) string { return metadata(strings.ReplaceAll(small, "%", path)) }
+	for name, row := range map[string]struct {
+		answers map[string]string
+		path    string // of the issuer
+		asked   []string
+	}{
+		"at the root":               {map[string]string{oidcPath: at("")}, "", []string{oidcPath}},
+		"at the root, with slash":   {map[string]string{oidcPath: at("/")}, "/", []string{oidcPath}},
+		"below a path":              {map[string]string{"/realms/a%20b" + oidcPath: at("/realms/a%20b")}, "/realms/a%20b", []string{"/realms/a%20b" + oidcPath}},
+		"below a path, with slash":  {map[string]string{"/r" + oidcPath: at("/r/")}, "/r/", []string{"/r" + oidcPath}},
+		"RFC 8414":                  {map[string]string{rfcPath: at("")}, "", []string{oidcPath, rfcPath}},
+		"RFC 8414 with a path":      {map[string]string{rfcPath + "/r/x": at("/r/x/")}, "/r/x/", []string{"/r/x" + oidcPath, rfcPath + "/r/x"}},
+		"RFC 8414 after a web page": {map[string]string{oidcPath: "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", rfcPath: at("")}, "", []string{oidcPath, rfcPath}},
+		"RFC 8414 after no JSON":    {map[string]string{oidcPath: metadata("hello"), rfcPath: at("")}, "", []string{oidcPath, rfcPath}},
+		"RFC 8414 after 401":        {map[string]string{oidcPath: status("401 Unauthorized", "{}"), rfcPath: at("")}, "", []string{oidcPath, rfcPath}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// small's % stands for the issuer's path, which may itself have one.
+			s := discovery(t, row.answers)
+			issuer := "http://" + s.addr + row.path
+			got, err := Discover(t.Context(), issuer, Transport{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := &Metadata{Issuer: issuer, Endpoints: Endpoints{Token: "http://" + s.addr + "/t"}}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(row.asked, s.paths()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestDiscoverReadsEveryEndpoint(t *testing.T) {
+	s := discovery(t, map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint":"https://as.example/t",
+		"authorization_endpoint":"https://as.example/a","device_authorization_endpoint":"https://as.example/d",
+		"introspection_endpoint":"https://as.example/i","revocation_endpoint":"https://as.example/v",
+		"registration_endpoint":null,"token_endpoint_auth_methods_supported":["client_secret_post","private_key_jwt"],
+		"TOKEN_ENDPOINT":"https://evil.example/"}`)})
+	got, err := Discover(t.Context(), "http://"+s.addr, Transport{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Metadata{
+		Issuer: "http://" + s.addr,
+		Endpoints: Endpoints{
+			Token: "https://as.example/t", Authorization: "https://as.example/a", DeviceAuthorization: "https://as.example/d",
+			Introspection: "https://as.example/i", Revocation: "https://as.example/v",
+		},
+		TokenAuthMethods: []string{"client_secret_post", "private_key_jwt"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	wantRequest := "GET " + oidcPath + " HTTP/1.1\r\nHost: " + s.addr + "\r\nUser-Agent: tokend\r\n" +
+		"Accept: application/json\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
+	if got := s.seen()[0]; got != wantRequest {
+		t.Errorf("got %q, want %q", got, wantRequest)
+	}
+}
+
+func TestDiscoverFailures(t *testing.T) {
+	const neither = "neither of the two places for metadata below /.well-known/ has any"
+	for name, row := range map[string]struct {
+		answers map[string]string
+		kind    Kind
+		want    string // with HOST for the server's address
+		asked   int
+	}{
+		"none":               {nil, Refused, neither + " (HTTP 404)", 2},
+		"web pages only":     {map[string]string{oidcPath: "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", rfcPath: "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>"}, Temporary, "the answer is a web page; is there a captive portal between? (HTTP 200)", 2},
+		"503":                {map[string]string{oidcPath: status("503 Service Unavailable", ""), rfcPath: metadata(`{"issuer":"ISSUER"}`)}, Temporary, "no OAuth error in the answer (HTTP 503)", 1},
+		"429":                {map[string]string{oidcPath: status("429 Too Many Requests", "")}, Temporary, "no OAuth error in the answer (HTTP 429)", 1},
+		"redirect":           {map[string]string{oidcPath: "HTTP/1.1 302 Found\r\nLocation: https://evil.example/x\r\n\r\n"}, Malformed, "the endpoint redirects to host evil.example, which is not followed (HTTP 302)", 1},
+		"too large":          {map[string]string{oidcPath: metadata(`{"issuer":"` + strings.Repeat("x", 1<<20) + `"}`), rfcPath: metadata("")}, Malformed, "the answer is empty (HTTP 200)", 2},
+		"no issuer":          {map[string]string{oidcPath: metadata(`{"token_endpoint":"https://as.example/t"}`)}, Malformed, "the metadata name no issuer (HTTP 200)", 1},
+		"with a slash":       {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER/"}`)}, Malformed, "the metadata are of issuer http://HOST/, not of http://HOST; if that is the one meant, write OAUTH2_ISSUER=http://HOST/ (HTTP 200)", 1},
+		"in other case":      {map[string]string{oidcPath: metadata(`{"issuer":"HTTP://HOST"}`)}, Malformed, "the metadata are of issuer HTTP://HOST, not of http://HOST; if that is the one meant, write OAUTH2_ISSUER=HTTP://HOST (HTTP 200)", 1},
+		"another host":       {map[string]string{oidcPath: metadata(`{"issuer":"https://as.example"}`)}, Malformed, "the metadata are of issuer https://as.example, not of http://HOST; if that is the one meant, write OAUTH2_ISSUER=https://as.example (HTTP 200)", 1},
+		"odd issuer":         {map[string]string{oidcPath: metadata(`{"issuer":"https://as.example/$(id)\u001b"}`)}, Malformed, `the metadata are of issuer https://as.example/$(id)\x1b, not of http://HOST (HTTP 200)`, 1},
+		"shell in issuer":    {map[string]string{oidcPath: metadata(`{"issuer":"https://as.example/$(id)"}`)}, Malformed, `the metadata are of issuer https://as.example/$(id), not of http://HOST (HTTP 200)`, 1},
+		"plain endpoint":     {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint":"http://as.example/t"}`)}, Malformed, `token_endpoint: is plain http to "as.example"; only loopback may be plain, all else must be https (HTTP 200)`, 1},
+		"userinfo":           {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","revocation_endpoint":"https://u:hunter2@as.example/t"}`)}, Malformed, "revocation_endpoint: has a user name or password before the host; credentials do not belong in a URL (HTTP 200)", 1},
+		"endpoint a number":  {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint":1}`)}, Malformed, "token_endpoint is not a string (HTTP 200)", 1},
+		"methods not a list": {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint_auth_methods_supported":"none"}`)}, Malformed, "token_endpoint_auth_methods_supported is not a list of names (HTTP 200)", 1},
+		"methods odd":        {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint_auth_methods_supported":["none","\u001b"]}`)}, Malformed, "token_endpoint_auth_methods_supported is not a list of names (HTTP 200)", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := discovery(t, row.answers)
+			m, err := Discover(t.Context(), "http://"+s.addr, Transport{})
+			want := "reading the metadata of " + s.addr + ": " + strings.ReplaceAll(row.want, "HOST", s.addr)
+			var e *Error
+			if !errors.As(err, &e) || m != nil || err.Error() != want || e.Kind != row.kind {
+				t.Errorf("got %v, %v, want %s", m, err, want)
+			}
+			if n := len(s.seen()); n != row.asked {
+				t.Errorf("%d requests, want %d", n, row.asked)
+			}
+		})
+	}
+	for issuer, want := range map[string]string{
+		"http://as.example":              `checking the issuer: is plain http to "as.example"; only loopback may be plain, all else must be https`,
+		"https://u:hunter2@as.example":   "checking the issuer: has a user name or password before the host; credentials do not belong in a URL",
+		"https://as.example/?tenant=x":   "checking the issuer: has a query (?)",
+		"https://as.example/#x":          "checking the issuer: has a fragment (#)",
+		"https://as.example/\x1b[2J":     "checking the issuer: has a space or another character that no URL has",
+		"https://as.example/.well%known": "checking the issuer: not a URL",
+	} {
+		_, err := Discover(t.Context(), issuer, Transport{})
+		var e *Error
+		if !errors.As(err, &e) || e.Kind != Invalid || err.Error() != want {
+			t.Errorf("%q: got %v, want %s", issuer, err, want)
+		}
+	}
+	_, err := Discover(t.Context(), "https://as.example", Transport{CA: "x"})
+	if err == nil || err.Error() != "reading the metadata of as.example: reading the CA: no PEM certificate in it" {
+		t.Errorf("got %v", err)
+	}
+}

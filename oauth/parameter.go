@@ -1,0 +1,29 @@
+package oauth
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+)
+
+// CheckScope says what is wrong with one scope-token (RFC 6749 section 3.3).
+func CheckScope(scope string) error {
+	if scope == "" {
+		return errors.New("is empty")
+	}
+	for _, c := range []byte(scope) {
+		if c < '!' || c > '~' || c == '"' || c == '\\' {
+			return errors.New(`has a character that no scope has: only ASCII is allowed, and neither '"' nor '\' (RFC 6749 section 3.3)`)
+		}
+	}
+	return nil
+}
+
+// CheckResource says what is wrong with a resource indicator (RFC 8707
+// section 2).
+func CheckResource(resource string) error {
+	if u, err := url.Parse(resource); err != nil || !u.IsAbs() || strings.ContainsAny(resource, "# ") {
+		return errors.New("is not an absolute URI without fragment (RFC 8707 section 2)")
+	}
+	return nil
+}

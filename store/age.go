@@ -26,10 +26,13 @@ import (
 // reads what it writes. It reads binary and armored files and writes binary
 // ones.
 //
-// A file is read only where it is this user's alone: regular, owned, mode
-// 0600 or stricter, one link, at most 1 MiB, and below the store's folder no
-// symbolic link on the way and no folder that others can change. Anything else
-// is an error that says what to do; the store changes no permissions itself.
+// A file is read only where nobody else can have changed it: regular, owned,
+// not writable by others, one link, at most 1 MiB, and below the store's folder
+// no symbolic link on the way and no folder that others can change. Anything
+// else is an error that says what to do; the store changes no permissions
+// itself. Others may be able to read it, as with what age and git write
+// under the usual umask: it is encrypted. Where recipients files are ignored
+// nobody but this program writes, and files must be 0600, as it writes them.
 //
 // age files are not authenticated: who can write to the folder and knows the
 // recipient can put in a secret of his own, swap two, or bring back an old
@@ -39,8 +42,9 @@ import (
 // Other programs may change the files at any time, except that nobody else may
 // call OpenAge on the same folder.
 type Age struct {
-	dir     string
-	trusted func(folder string, recipients []byte) bool
+	dir       string
+	trusted   func(folder string, recipients []byte) bool
+	forbidden uint32 // mode bits that a secret's file must not have
 
 	// files keeps readers from seeing our own changes half done. It is held
 	// across file I/O, and taken before mu.
@@ -76,7 +80,11 @@ func OpenAge(dir string, trusted func(folder string, recipients []byte) bool) (*
 	}
 	defer root.close()
 	root.sweep(1)
-	return &Age{dir: dir, trusted: trusted, cache: make(map[string]cached)}, nil
+	a := &Age{dir: dir, trusted: trusted, forbidden: othersWrite, cache: make(map[string]cached)}
+	if trusted == nil {
+		a.forbidden = ownerOnly
+	}
+	return a, nil
 }
 
 // Unlock lets Get open what id can open, and Put encrypt to it.
@@ -182,7 +190,7 @@ func (a *Age) load(elements []string) (path string, sealed []byte, err error) {
 	if err := w.checkCase(); err != nil {
 		return "", nil, err
 	}
-	sealed, _, err = w.last().read(file, ownerOnly)
+	sealed, _, err = w.last().read(file, a.forbidden)
 	return w.last().join(file), sealed, err
 }
 
@@ -484,7 +492,7 @@ func (a *Age) version(f folder, element, name string) (Version, error) {
 		return c.version, nil
 	}
 	now := time.Now()
-	sealed, st, err := f.read(file, ownerOnly)
+	sealed, st, err := f.read(file, a.forbidden)
 	if errors.Is(err, os.ErrNotExist) {
 		a.forget(name)
 		return "", nil

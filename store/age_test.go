@@ -1360,3 +1360,30 @@ func wantFiles(t *testing.T, dir string, want ...string) {
 		t.Errorf("files in %s (-want +got):\n%s", dir, diff)
 	}
 }
+
+func TestModesOfSharedTree(t *testing.T) {
+	a, err := OpenAge(t.TempDir(), func(string, []byte) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := generateIdentity(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Unlock(id)
+	if _, err := a.Put(t.Context(), "x", []byte("secret"), ""); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(a.dir, "x.env.age")
+	mustChmod(t, path, 0o644) // as age and git write it
+	if data, _, err := a.Get(t.Context(), "x"); err != nil || string(data) != "secret" {
+		t.Errorf("Get of a file that others can read = %q, %v", data, err)
+	}
+	for _, mode := range []os.FileMode{0o620, 0o602, 0o666} {
+		mustChmod(t, path, mode)
+		_, _, err := a.Get(t.Context(), "x")
+		if want := fmt.Sprintf("run: chmod go-w '%s'", path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Get of a file with mode %04o: %v, want %q", mode, err, want)
+		}
+	}
+}

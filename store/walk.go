@@ -11,9 +11,10 @@ import (
 // walk is the way from the store's folder to a secret's: as many of the
 // folders as there are, open, the store's own first.
 type walk struct {
-	elements []string // of the name
-	folders  [maxElements]folder
-	n        int
+	elements  []string // of the name
+	forbidden uint32   // as in Age
+	folders   [maxElements]folder
+	n         int
 }
 
 // walk opens the folders on the way to a name, as far as they exist. It
@@ -24,7 +25,7 @@ func (a *Age) walk(elements []string) (*walk, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &walk{elements: elements, n: 1}
+	w := &walk{elements: elements, forbidden: a.forbidden, n: 1}
 	w.folders[0] = root
 	for !w.complete() {
 		err := w.step()
@@ -78,7 +79,7 @@ func (w *walk) expect(version Version) (file string, err error) {
 	}
 	var now Version
 	if file != "" {
-		sealed, _, err := w.last().read(file, ownerOnly)
+		sealed, _, err := w.last().read(file, w.forbidden)
 		if err != nil {
 			return "", err
 		}

@@ -33,8 +33,10 @@ const (
 // ErrorInfo.metadata may hold, each only where it applies:
 //
 //   - profile: the name of the profile that the error is about
-//   - suggestion: the nearest existing name (PROFILE_NOT_FOUND)
-//   - line, variable: the place of the first mistake (PROFILE_INVALID)
+//   - suggestion: the nearest existing name (PROFILE_NOT_FOUND), or the one that
+//     differs in case only (ALREADY_EXISTS)
+//   - line, variable: the place of the first mistake (PROFILE_INVALID); variable
+//     alone: the one to look at (CLIENT_REFUSED, PROVIDER_DOWN)
 //   - oauth_error: the "error" code of the authorization server (RFC 6749 5.2)
 //   - http_status: the HTTP status of its answer
 //   - lifetime: what the provider gives, in seconds (MIN_VALID_UNMET)

@@ -1,0 +1,158 @@
+package broker
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"tokend/oauth"
+	"tokend/store"
+)
+
+const (
+	firstSweep = 256
+	// maxTokens bounds the cache: callers choose scopes, audience and resource,
+	// so the number of profiles does not.
+	maxTokens = 32768
+)
+
+// entry is what is known of one key: the last token, and how the last fetch
+// went.
+type entry struct {
+	token *made         // nil: none that may be handed out again
+	sent  time.Duration // when the last fetch was sent
+	err   error         // why the last fetch failed; nil: it did not
+	// closed is how long after sent the error is answered without asking.
+	closed time.Duration
+}
+
+// made is a token as it was made.
+type made struct {
+	access  oauth.Secret
+	kind    string
+	version store.Version
+	sent    time.Duration // when its request was sent: its life counts from there
+	life    time.Duration
+	scopes  []string
+	assumed bool
+	warning string
+}
+
+func (m *made) remaining(now time.Duration) time.Duration { return m.sent + m.life - now }
+
+// least is what a token must have left where the caller sets no minimum.
+func (m *made) least() time.Duration { return min(30*time.Second, m.life/10) }
+
+func (m *made) hand(now time.Duration) Token {
+	return Token{
+		Access:        m.access,
+		Type:          m.kind,
+		Version:       m.version,
+		Remaining:     max(0, m.remaining(now)),
+		Lifetime:      m.life,
+		Scopes:        m.scopes,
+		ExpiryAssumed: m.assumed,
+		Warning:       m.warning,
+	}
+}
+
+// answer says what to tell a caller without asking the server; ok is false if
+// the server has to be asked.
+func (e *entry) answer(now time.Duration, r Request) (t Token, err error, ok bool) {
+	if e == nil {
+		return Token{}, nil, false
+	}
+	alive := e.token != nil && e.token.remaining(now) > 0
+	if r.Force && alive && now-e.token.sent >= forceGap {
+		alive = false
+	}
+	good := alive && e.token.remaining(now) >= e.token.least()
+	switch {
+	case alive && e.token.remaining(now) >= max(r.MinValid, e.token.least()):
+		return e.token.hand(now), nil, true
+	case good && r.MinValid > e.token.life:
+		t, err := e.token.fresh(now, r)
+		return t, err, true
+	case e.err != nil && now < e.sent+e.closed:
+		if t, ok := e.lastResort(now, r); ok {
+			return t, nil, true
+		}
+		return Token{}, e.refusal(now), true
+	}
+	return Token{}, nil, false
+}
+
+// lastResort hands out what still lives when a better token cannot be had,
+// unless the caller insists.
+func (e *entry) lastResort(now time.Duration, r Request) (Token, bool) {
+	if e == nil || e.token == nil || e.token.remaining(now) <= 0 {
+		return Token{}, false
+	}
+	if !r.BestEffort && (r.Force || r.MinValid > e.token.remaining(now)) {
+		return Token{}, false
+	}
+	t := e.token.hand(now)
+	t.Degraded, t.Warning = true, "it could not be renewed"
+	if e.err != nil {
+		t.Warning += ": " + e.err.Error()
+	}
+	return t, true
+}
+
+// lastAsked is when the last fetch was sent; -1 if there was none.
+func (e *entry) lastAsked() time.Duration {
+	if e == nil {
+		return -1
+	}
+	return e.sent
+}
+
+// refusal is the error of the last fetch; nil if it did not fail.
+func (e *entry) refusal(now time.Duration) error {
+	if e.err == nil {
+		return nil
+	}
+	return &RefusedError{e.err, max(0, e.sent+e.closed-now)}
+}
+
+// fresh hands out a token that was just made, or says that no token of this
+// provider lives as long as the caller needs.
+func (m *made) fresh(now time.Duration, r Request) (Token, error) {
+	t := m.hand(now)
+	if r.MinValid > m.life {
+		short := &LifetimeError{m.life, r.MinValid}
+		if !r.BestEffort {
+			return Token{}, short
+		}
+		t.Degraded, t.Warning = true, short.Error()
+	}
+	return t, nil
+}
+
+// forget drops a profile's tokens. The caller holds mu.
+func (b *Broker) forget(name string) {
+	delete(b.facts, name)
+	maps.DeleteFunc(b.tokens, func(k key, _ *entry) bool { return k.profile == name })
+}
+
+// sweep makes room before a token is added: the dead go first, then those
+// fetched longest ago. The caller holds mu.
+func (b *Broker) sweep() {
+	if len(b.tokens) < b.sweepAt {
+		return
+	}
+	now := b.Now()
+	maps.DeleteFunc(b.tokens, func(_ key, e *entry) bool {
+		return (e.token == nil || e.token.remaining(now) <= 0) && now > e.sent+max(e.closed, forceGap)
+	})
+	// Down to less than the limit, or the next one would have to sweep again.
+	if over := len(b.tokens) - maxTokens*7/8; over > 0 {
+		sent := make([]time.Duration, 0, len(b.tokens))
+		for _, e := range b.tokens {
+			sent = append(sent, e.sent)
+		}
+		slices.Sort(sent)
+		maps.DeleteFunc(b.tokens, func(_ key, e *entry) bool { return e.sent <= sent[over-1] })
+	}
+	b.sweepAt = min(maxTokens, max(firstSweep, 2*len(b.tokens)))
+}

@@ -1,0 +1,53 @@
+package broker
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"tokend/oauth"
+)
+
+const (
+	metadataLife = time.Hour
+	maxMetadata  = 1024
+)
+
+// discoveryKey is an issuer and the way to it: the same issuer behind another
+// proxy or CA may be another server.
+type discoveryKey struct {
+	issuer    string
+	transport oauth.Transport
+}
+
+type discovered struct {
+	metadata *oauth.Metadata
+	at       time.Duration
+}
+
+// discover returns an issuer's metadata, asking for it at most once an hour.
+func (b *Broker) discover(ctx context.Context, k discoveryKey) (*oauth.Metadata, error) {
+	b.mu.Lock()
+	d := b.metadata[k]
+	b.mu.Unlock()
+	if d != nil && b.Now()-d.at < metadataLife {
+		return d.metadata, nil
+	}
+	return b.discovery.do(ctx, b.ctx, k, func(ctx context.Context) (*oauth.Metadata, error) {
+		m, err := oauth.Discover(ctx, k.issuer, k.transport)
+		if err != nil {
+			return nil, err
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if len(b.metadata) >= maxMetadata {
+			now := b.Now()
+			maps.DeleteFunc(b.metadata, func(_ discoveryKey, d *discovered) bool { return now-d.at >= metadataLife })
+			if len(b.metadata) >= maxMetadata {
+				clear(b.metadata)
+			}
+		}
+		b.metadata[k] = &discovered{m, b.Now()}
+		return m, nil
+	})
+}

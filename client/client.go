@@ -1,0 +1,226 @@
+// Package client gets access tokens from tokend.
+//
+// It links neither grpc-go nor net/http, keeps no connection, and starts no
+// daemon unless asked to. What needs net/http is in package httpauth below it.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"tokend/client/internal/grpcwire"
+	"tokend/internal/settings"
+	tokendv1 "tokend/proto/tokend/v1"
+)
+
+// ErrNotRunning says that no daemon listens, and that none was to be started
+// or could be.
+var ErrNotRunning = errors.New("tokend is not running")
+
+// UnreachableError says why the daemon's socket is not to be used: somebody else
+// could have put it there, or did.
+type UnreachableError struct{ Err error }
+
+func (e *UnreachableError) Error() string { return e.Err.Error() }
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// defaultTimeout bounds calls whose context has no deadline.
+const defaultTimeout = 10 * time.Second
+
+// slots bounds the unary calls of this process that are under way: the daemon
+// caps connections a process.
+var slots = make(chan struct{}, 8)
+
+// Client makes calls to the daemon. The zero Client is ready: it finds the
+// daemon by the settings of the environment and the configuration file. Its
+// methods may be called at the same time; its fields must not change then.
+type Client struct {
+	// Socket and Dir stand in for the settings TOKEND_SOCKET and TOKEND_DIR.
+	Socket, Dir string
+	// Autostart starts a daemon where none listens.
+	Autostart bool
+
+	once     sync.Once
+	settings *settings.Settings
+	err      error
+}
+
+// TokenRequest is what [Client.Token] asks for.
+type TokenRequest struct {
+	Profile string // such as "dev/network"
+	// Scopes, Audience and Resource (RFC 8707) stand in for the profile's own;
+	// empty ones leave them as they are.
+	Scopes             []string
+	Audience, Resource string
+	// MinValid is how much longer the token must live; 0 leaves it to the
+	// daemon: at least the smaller of 30 s and a tenth of its life.
+	MinValid time.Duration
+	// Force asks for a new token, at most one every 2 s a profile.
+	Force bool
+	// BestEffort takes a token that falls short of MinValid over none.
+	BestEffort bool
+}
+
+// Token is an access token. It prints as redacted.
+type Token struct {
+	AccessToken string // opaque: do not parse it
+	Type        string // "Bearer"
+	ExpiresAt   time.Time
+	ExpiresIn   time.Duration // when it was handed out
+	Lifetime    time.Duration
+	Scopes      []string // granted
+	// APIOrigins are where it may be sent to; empty: the profile does not say.
+	APIOrigins []string
+	// Fingerprint names the token without being it: the first 128 bits of its
+	// SHA-256 in hex.
+	Fingerprint   string
+	ExpiryAssumed bool   // the provider named no lifetime
+	Degraded      bool   // it falls short of what was asked for
+	Warning       string // one line for a person, or empty
+}
+
+// Format writes the token without its secret, whatever the verb.
+func (t Token) Format(f fmt.State, _ rune) {
+	text, _ := t.MarshalText()
+	f.Write(text)
+}
+
+// MarshalText does as Format does, for JSON and slog.
+func (t Token) MarshalText() ([]byte, error) {
+	return []byte(t.Type + " token [redacted], fingerprint " + t.Fingerprint), nil
+}
+
+// Header returns the value of the Authorization header (RFC 6750 section 2.1).
+func (t *Token) Header() string { return t.Type + " " + t.AccessToken }
+
+// Token returns a living access token. Errors are [*Error], [ErrNotRunning],
+// or the context's.
+func (c *Client) Token(ctx context.Context, r TokenRequest) (*Token, error) {
+	req := &tokendv1.GetTokenRequest{
+		Profile:    r.Profile,
+		Scopes:     r.Scopes,
+		Audience:   r.Audience,
+		Resource:   r.Resource,
+		Force:      r.Force,
+		BestEffort: r.BestEffort,
+	}
+	if r.MinValid != 0 {
+		req.MinValid = durationpb.New(r.MinValid)
+	}
+	resp := &tokendv1.GetTokenResponse{}
+	if err := c.Call(ctx, "/tokend.v1.TokenService/GetToken", req, resp); err != nil {
+		return nil, err
+	}
+	return &Token{
+		AccessToken:   resp.GetAccessToken(),
+		Type:          resp.GetTokenType(),
+		ExpiresAt:     resp.GetExpiresAt().AsTime(),
+		ExpiresIn:     resp.GetExpiresIn().AsDuration(),
+		Lifetime:      resp.GetLifetime().AsDuration(),
+		Scopes:        resp.GetScopes(),
+		APIOrigins:    resp.GetApiOrigins(),
+		Fingerprint:   resp.GetFingerprint(),
+		ExpiryAssumed: resp.GetExpiryAssumed(),
+		Degraded:      resp.GetDegraded(),
+		Warning:       resp.GetWarning(),
+	}, nil
+}
+
+// Call makes a unary call of the API: method is its full name, such as
+// "/tokend.v1.DaemonService/GetStatus". A connection that is closed before any
+// byte of an answer is tried again until the context's deadline.
+func (c *Client) Call(ctx context.Context, method string, req, resp proto.Message) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
+		defer cancel()
+	}
+	b, err := proto.Marshal(req)
+	if err != nil {
+		return err
+	}
+	select {
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for attempt := 0; ; attempt++ {
+		conn, header, err := c.connect(ctx)
+		if err != nil {
+			return err
+		}
+		answer, err := grpcwire.Unary(ctx, conn, method, header, b)
+		if err == nil {
+			return proto.Unmarshal(answer, resp)
+		}
+		if !errors.Is(err, grpcwire.ErrNoAnswer) {
+			return fromWire(err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(time.Duration(1+rand.IntN(5<<min(attempt, 5))) * time.Millisecond):
+		}
+	}
+}
+
+// Stream is a call with several messages either way.
+type Stream struct{ s *grpcwire.Stream }
+
+// Open starts a streaming call on a connection of its own. It has no deadline
+// but the context's.
+func (c *Client) Open(ctx context.Context, method string) (*Stream, error) {
+	conn, header, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := grpcwire.Open(ctx, conn, method, header)
+	if err != nil {
+		return nil, fromWire(err)
+	}
+	return &Stream{s}, nil
+}
+
+// Send sends one message.
+func (s *Stream) Send(m proto.Message) error {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return fromWire(s.s.Send(b))
+}
+
+// Recv waits for a message. It returns io.EOF once the call has ended well.
+func (s *Stream) Recv(m proto.Message) error {
+	b, err := s.s.Recv()
+	if errors.Is(err, io.EOF) {
+		return io.EOF
+	}
+	if err != nil {
+		return fromWire(err)
+	}
+	return proto.Unmarshal(b, m)
+}
+
+// Close ends the call and its connection.
+func (s *Stream) Close() error { return s.s.Close() }
+
+// Settings returns what the client goes by. Errors are [*Error].
+func (c *Client) Settings() (*settings.Settings, error) {
+	c.once.Do(func() {
+		c.settings, c.err = settings.Load(map[string]string{settings.Socket: c.Socket, settings.Dir: c.Dir})
+	})
+	if c.err != nil {
+		return nil, &Error{Reason: tokendv1.Reason_REASON_SETTINGS_INVALID, Message: c.err.Error()}
+	}
+	return c.settings, nil
+}

@@ -1,0 +1,90 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"time"
+
+	"tokend/client"
+	tokendv1 "tokend/proto/tokend/v1"
+)
+
+// The token of a profile, and what is known of it.
+func ExampleClient_Token() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var c client.Client
+	token, err := c.Token(ctx, client.TokenRequest{Profile: "dev/network"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(token.Type, token.Lifetime, token.Scopes)
+	// Output: Bearer 1h0m0s [read write]
+}
+
+// A narrower token, which lives for a quarter of an hour at least.
+func ExampleTokenRequest() {
+	c := client.Client{Autostart: true}
+	token, err := c.Token(context.Background(), client.TokenRequest{
+		Profile:  "dev/network",
+		Scopes:   []string{"read"},
+		MinValid: 15 * time.Minute,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(token.Scopes, token.ExpiresIn > 15*time.Minute)
+	// Output: [read] true
+}
+
+// A request with the token in its header.
+func ExampleToken_Header() {
+	var c client.Client
+	token, err := c.Token(context.Background(), client.TokenRequest{Profile: "dev/network"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	req, err := http.NewRequest("GET", apiURL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	req.Header.Set("Authorization", token.Header())
+	resp, err := http.DefaultTransport.RoundTrip(req) // which follows no redirects
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output: 200 OK
+}
+
+// What to do about a failure is decided by its reason.
+func ExampleError() {
+	var c client.Client
+	_, err := c.Token(context.Background(), client.TokenRequest{Profile: "dev/netwrok"})
+	var failed *client.Error
+	switch {
+	case errors.Is(err, client.ErrNotRunning):
+		fmt.Println("run: tokenctl daemon start")
+	case errors.As(err, &failed) && failed.Reason == tokendv1.Reason_REASON_PROFILE_NOT_FOUND:
+		fmt.Printf("%v; did you mean %s?\n", failed, failed.Metadata["suggestion"])
+	case err != nil:
+		fmt.Println(err)
+	}
+	// Output: no such profile; did you mean dev/network?
+}
+
+// Any other call of the API.
+func ExampleClient_Call() {
+	var c client.Client
+	status := &tokendv1.GetStatusResponse{}
+	err := c.Call(context.Background(), "/tokend.v1.DaemonService/GetStatus", &tokendv1.GetStatusRequest{}, status)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(status.GetState(), status.GetVersion(), status.GetProfiles())
+	// Output: STATE_UNLOCKED v-test 1
+}

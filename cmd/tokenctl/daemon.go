@@ -1,0 +1,406 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tokend/client"
+	"tokend/internal/settings"
+	"tokend/internal/socket"
+	tokendv1 "tokend/proto/tokend/v1"
+)
+
+const daemonService = "/tokend.v1.DaemonService/"
+
+func initCommand(a *app) *cobra.Command {
+	var pq bool
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Make this user's identity, the key that profiles are encrypted to",
+		Long: `Make this user's identity: an age key, in a file that only you may read, to which
+profiles are encrypted. Nothing is asked, and an identity that is there is never
+touched.`,
+		Example: `  tokenctl init
+  tokenctl init --pq                          a hybrid post-quantum key`,
+		Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(c.Context(), 30*time.Second)
+			defer cancel()
+			s, err := a.client.Open(ctx, daemonService+"Init")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			start := &tokendv1.InitRequest_Start{PostQuantum: pq}
+			if err := s.Send(&tokendv1.InitRequest{Message: &tokendv1.InitRequest_Start_{Start: start}}); err != nil {
+				return err
+			}
+			event := &tokendv1.InitResponse{}
+			if err := s.Recv(event); err != nil {
+				return err
+			}
+			made := event.GetCreated()
+			if made == nil {
+				return errors.New("this tokend asks something that this tokenctl does not know; update tokenctl")
+			}
+			if a.output == "json" {
+				return sayJSON(struct {
+					Recipient    string `json:"recipient"`
+					IdentityFile string `json:"identity_file"`
+					ProfilesDir  string `json:"profiles_dir"`
+				}{made.GetRecipient(), made.GetIdentityFile(), made.GetProfilesDir()})
+			}
+			return say("%s\n", printable(fmt.Sprintf(`Identity   %s
+Profiles   %s
+Public key %s
+
+Whoever has the identity file can read your profiles, and without it nobody can:
+keep a copy somewhere safe. Next: tokenctl add NAME`,
+				made.GetIdentityFile(), made.GetProfilesDir(), made.GetRecipient())))
+		},
+	}
+	c.Flags().BoolVar(&pq, "pq", false, "make the hybrid post-quantum type (ML-KEM-768 with X25519)")
+	a.outputFlag(c, "text", "json")
+	return c
+}
+
+func (a *app) status(ctx context.Context) (*tokendv1.GetStatusResponse, error) {
+	s := &tokendv1.GetStatusResponse{}
+	err := a.client.Call(ctx, daemonService+"GetStatus", &tokendv1.GetStatusRequest{}, s)
+	return s, err
+}
+
+func statusCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Say what the daemon is and does, and which settings are in force",
+		Long: `Say what the daemon is and does, and which settings are in force and where they
+came from. It starts no daemon: without one it exits with 3.`,
+		Example: `  tokenctl status
+  tokenctl status -o json | jq .pid`,
+		Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			a.client.Autostart = false
+			mine, err := a.client.Settings()
+			if err != nil {
+				return err
+			}
+			s, err := a.status(c.Context())
+			if errors.Is(err, client.ErrNotRunning) {
+				return a.statusWithout(mine, err)
+			}
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return sayJSON(statusJSON(s, mine))
+			}
+			return say("%s", printable(statusText(s, mine)))
+		},
+	}
+	a.outputFlag(c, "text", "json")
+	return c
+}
+
+type settingJSON struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`
+	Source string `json:"source"`
+}
+
+// statusWithout shows the settings that a daemon would get.
+func (a *app) statusWithout(mine *settings.Settings, cause error) error {
+	if a.output == "json" {
+		var all []settingJSON
+		for _, v := range mine.All() {
+			all = append(all, settingJSON{v.Name, v.Value, v.Source})
+		}
+		if err := sayJSON(struct {
+			Running  bool          `json:"running"`
+			Settings []settingJSON `json:"settings"`
+		}{false, all}); err != nil {
+			return err
+		}
+		return cause
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "daemon\tnot running\n")
+	for _, v := range mine.All() {
+		fmt.Fprintf(w, "%s\t%s\t(%s)\n", v.Name, v.Value, v.Source)
+	}
+	w.Flush()
+	if err := say("%s", printable(b.String())); err != nil {
+		return err
+	}
+	return cause
+}
+
+func stateName(s tokendv1.GetStatusResponse_State) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(s.String(), "STATE_"), "_", " "))
+}
+
+func statusJSON(s *tokendv1.GetStatusResponse, mine *settings.Settings) any {
+	type protection struct {
+		Name   string `json:"name"`
+		Active bool   `json:"active"`
+		Detail string `json:"detail"`
+	}
+	out := struct {
+		Running       bool          `json:"running"`
+		State         string        `json:"state"`
+		Problem       string        `json:"problem,omitempty"`
+		PID           int64         `json:"pid"`
+		Version       string        `json:"version"`
+		ClientVersion string        `json:"client_version"`
+		StartedAt     string        `json:"started_at"`
+		StartedAtUnix int64         `json:"started_at_unix"`
+		Socket        string        `json:"socket"`
+		Store         string        `json:"store"`
+		Dir           string        `json:"dir"`
+		ProfilesDir   string        `json:"profiles_dir"`
+		SessionsDir   string        `json:"sessions_dir"`
+		IdentityFile  string        `json:"identity_file"`
+		Recipient     string        `json:"recipient,omitempty"`
+		TrustFile     string        `json:"trust_file"`
+		LogFile       string        `json:"log_file"`
+		Profiles      int32         `json:"profiles"`
+		Sessions      int32         `json:"sessions"`
+		CachedTokens  int32         `json:"cached_tokens"`
+		Connections   int32         `json:"connections"`
+		Settings      []settingJSON `json:"settings"`
+		Protections   []protection  `json:"protections"`
+	}{
+		true, strings.ReplaceAll(stateName(s.GetState()), " ", "_"), s.GetProblem(), s.GetPid(), s.GetVersion(), version,
+		s.GetStartedAt().AsTime().UTC().Format(time.RFC3339), s.GetStartedAt().GetSeconds(), s.GetSocket(), s.GetStore(),
+		filepath.Dir(s.GetProfilesDir()), s.GetProfilesDir(), s.GetSessionsDir(), s.GetIdentityFile(), s.GetRecipient(),
+		s.GetTrustFile(), mine.LogFile(), s.GetProfiles(), s.GetSessions(), s.GetCachedTokens(), s.GetConnections(), nil, nil,
+	}
+	for _, v := range s.GetSettings() {
+		out.Settings = append(out.Settings, settingJSON{v.GetName(), v.GetValue(), v.GetSource()})
+	}
+	for _, p := range s.GetProtections() {
+		out.Protections = append(out.Protections, protection{p.GetName(), p.GetActive(), p.GetDetail()})
+	}
+	return out
+}
+
+func statusText(s *tokendv1.GetStatusResponse, mine *settings.Settings) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	up := time.Since(s.GetStartedAt().AsTime()).Round(time.Second)
+	row("daemon", "running, pid %d, version %s, up %v", s.GetPid(), s.GetVersion(), up)
+	if s.GetVersion() != version {
+		row("", "this tokenctl is version %s; to use the newer daemon: tokenctl daemon restart", version)
+	}
+	switch s.GetState() {
+	case tokendv1.GetStatusResponse_STATE_NOT_INITIALIZED:
+		row("state", "not initialized; run: tokenctl init")
+	default:
+		row("state", "%s", stateName(s.GetState()))
+	}
+	if s.GetProblem() != "" {
+		row("problem", "%s", s.GetProblem())
+	}
+	row("store", "%s, %d profiles in %s", s.GetStore(), s.GetProfiles(), s.GetProfilesDir())
+	row("identity", "%s", s.GetIdentityFile())
+	if s.GetRecipient() != "" {
+		row("public key", "%s", s.GetRecipient())
+	}
+	row("sessions", "%d in %s", s.GetSessions(), s.GetSessionsDir())
+	row("trust file", "%s", s.GetTrustFile())
+	row("tokens", "%d cached", s.GetCachedTokens())
+	row("connections", "%d", s.GetConnections())
+	row("log", "%s", mine.LogFile())
+	for _, v := range s.GetSettings() {
+		row(v.GetName(), "%s (%s)", v.GetValue(), v.GetSource())
+	}
+	for _, p := range s.GetProtections() {
+		state := "active"
+		if !p.GetActive() {
+			state = "NOT ACTIVE"
+		}
+		row(p.GetName(), "%s: %s", state, p.GetDetail())
+	}
+	w.Flush()
+	return b.String()
+}
+
+func reloadCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "reload",
+		Short: "Let the daemon read the configuration and the identity again",
+		Long: `Let the daemon read the configuration and the identity again. Profiles and the
+trust file need no reload.`,
+		Example: "  tokenctl reload",
+		Args:    atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			a.client.Autostart = false
+			resp := &tokendv1.ReloadResponse{}
+			if err := a.client.Call(c.Context(), daemonService+"Reload", &tokendv1.ReloadRequest{}, resp); err != nil {
+				return err
+			}
+			if changed := resp.GetNeedsRestart(); len(changed) > 0 {
+				note("changed, but in force only after a new start: %s; run: tokenctl daemon restart", strings.Join(changed, ", "))
+			}
+			return nil
+		},
+	}
+}
+
+func daemonCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "daemon",
+		Short: "Run, start, stop or restart the daemon",
+		Example: `  tokenctl daemon run                         in the foreground, log to stderr
+  tokenctl daemon restart                     after an update`,
+		Args: atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	start := func(c *cobra.Command, _ []string) error {
+		s, err := a.status(c.Context())
+		if err != nil {
+			return err
+		}
+		note("tokend runs, pid %d, at %s", s.GetPid(), s.GetSocket())
+		return nil
+	}
+	stop := func(c *cobra.Command, _ []string) error {
+		a.client.Autostart = false
+		err := a.stop(c.Context())
+		if errors.Is(err, client.ErrNotRunning) {
+			note("tokend is not running")
+			return nil
+		}
+		return err
+	}
+	c.AddCommand(
+		&cobra.Command{
+			Use:     "run",
+			Short:   "Become the daemon, in the foreground",
+			Example: "  tokenctl daemon run",
+			Args:    atMost(0),
+			RunE:    func(*cobra.Command, []string) error { return a.run() },
+		},
+		&cobra.Command{
+			Use:     "start",
+			Short:   "Start the daemon, if none runs",
+			Example: "  tokenctl daemon start",
+			Args:    atMost(0),
+			RunE:    start,
+		},
+		&cobra.Command{
+			Use:     "stop",
+			Short:   "End the daemon; it is no error if none runs",
+			Example: "  tokenctl daemon stop",
+			Args:    atMost(0),
+			RunE:    stop,
+		},
+		&cobra.Command{
+			Use:     "restart",
+			Short:   "End the daemon and start it again",
+			Example: "  tokenctl daemon restart                     after an update",
+			Args:    atMost(0),
+			RunE: func(c *cobra.Command, args []string) error {
+				if err := stop(c, args); err != nil {
+					return err
+				}
+				a.client.Autostart = true
+				return start(c, args)
+			},
+		},
+	)
+	return c
+}
+
+// stop asks the daemon to end and waits until it has, which is when it gives
+// its store's lock back: its process may stay for a while as a zombie. One that
+// is just being started is waited for first.
+func (a *app) stop(ctx context.Context) error {
+	mine, err := a.client.Settings()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	lock := mine.LockFile()
+	for asked := false; !asked || socket.Held(lock); {
+		if !asked {
+			s, err := a.status(ctx)
+			if err == nil {
+				lock = filepath.Join(filepath.Dir(s.GetProfilesDir()), filepath.Base(lock))
+				err = a.client.Call(ctx, daemonService+"Stop", &tokendv1.StopRequest{}, &tokendv1.StopResponse{})
+			}
+			asked = err == nil
+			if starting := errors.Is(err, client.ErrNotRunning) && socket.Held(lock); !asked && !starting {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return &failed{code: exitFailed, message: "tokend has not ended yet", fix: "see its log: " + mine.LogFile()}
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// run replaces this process by tokend.
+func (a *app) run() error {
+	exe, err := client.FindTokend()
+	if err != nil {
+		return err
+	}
+	args := []string{exe}
+	if a.client.Dir != "" {
+		args = append(args, "--dir", a.client.Dir)
+	}
+	if a.client.Socket != "" {
+		args = append(args, "--socket", a.client.Socket)
+	}
+	return fmt.Errorf("starting %s: %w", exe, syscall.Exec(exe, args, os.Environ()))
+}
+
+func versionCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "version",
+		Short:   "Print the versions of tokenctl and of the running daemon",
+		Example: "  tokenctl version -o json",
+		Args:    atMost(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			a.client.Autostart = false
+			ctx, cancel := context.WithTimeout(c.Context(), time.Second)
+			defer cancel()
+			daemon := ""
+			if s, err := a.status(ctx); err == nil {
+				daemon = s.GetVersion()
+			}
+			if a.output == "json" {
+				return sayJSON(struct {
+					Client string `json:"tokenctl"`
+					Daemon string `json:"tokend,omitempty"`
+				}{version, daemon})
+			}
+			if daemon == "" {
+				daemon = "not running"
+			}
+			return say("tokenctl %s\ntokend   %s\n", version, printable(daemon))
+		},
+	}
+	a.outputFlag(c, "text", "json")
+	return c
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	tokendv1 "tokend/proto/tokend/v1"
+)
+
+// editAndPut lets the user edit text and writes the result as req. A text that
+// cannot be written is kept and named in the error.
+func (a *app) editAndPut(ctx context.Context, req *tokendv1.PutProfileRequest, text []byte) error {
+	dir, err := plainTextDir()
+	if err != nil {
+		return err
+	}
+	keep := false
+	defer func() {
+		if !keep {
+			os.RemoveAll(dir)
+		}
+	}()
+	// The name's last element, so that an editor's title says what it is.
+	file := filepath.Join(dir, filepath.Base(req.GetName())+".env")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return err
+	}
+	for {
+		if err := runEditor(ctx, file); err != nil {
+			return &failed{code: exitFailed, profile: req.GetName(), message: err.Error() + ": nothing was written"}
+		}
+		edited, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(edited, text) {
+			note("%s: nothing changed", req.GetName())
+			return nil
+		}
+		req.Content = &tokendv1.PutProfileRequest_Text{Text: edited}
+		err = a.put(ctx, req)
+		if err == nil {
+			return nil
+		}
+		if isTerminal(os.Stdin) && diagnose(err).Exit == exitConfig {
+			a.exit(err)
+			again, askErr := confirm("Edit again?")
+			if askErr == nil && again {
+				continue
+			}
+		}
+		keep = true
+		p := diagnose(err)
+		command := "edit"
+		if req.GetReplaces() == "" {
+			command = "add"
+		}
+		return &failed{code: p.Exit, profile: req.GetName(), message: p.Message,
+			fix: fmt.Sprintf("your text is kept: tokenctl %s %s --file %s, then delete it", command, req.GetName(), shellWord(file))}
+	}
+}
+
+// runEditor runs the user's editor on file. VISUAL and EDITOR may hold
+// arguments, as git's do; they are split at spaces and run without a shell.
+func runEditor(ctx context.Context, file string) error {
+	editor := os.Getenv("VISUAL")
+	if editor == "" {
+		editor = os.Getenv("EDITOR")
+	}
+	if editor == "" {
+		editor = "vi"
+	}
+	argv := strings.Fields(editor)
+	if len(argv) == 0 {
+		return fmt.Errorf("EDITOR holds only spaces")
+	}
+	cmd := exec.CommandContext(ctx, argv[0], append(argv[1:], file)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stderr, os.Stderr
+	if isTerminal(os.Stdout) {
+		cmd.Stdout = os.Stdout
+	}
+	// Ctrl-C is the editor's while it runs.
+	signal.Ignore(os.Interrupt)
+	defer signal.Reset(os.Interrupt)
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("editor %s: %w", argv[0], err)
+	}
+	return nil
+}
+
+// plainTextDir makes a folder for a plain text, in memory where the system has
+// such a place, and says so where it has not.
+func plainTextDir() (string, error) {
+	for _, place := range []string{os.Getenv("XDG_RUNTIME_DIR"), "/dev/shm"} {
+		if filepath.IsAbs(place) && inMemory(place) {
+			if dir, err := os.MkdirTemp(place, "tokenctl-"); err == nil {
+				return dir, nil
+			}
+		}
+	}
+	dir, err := os.MkdirTemp("", "tokenctl-")
+	if err == nil {
+		note("the plain text is on disk while you edit it, in %s", dir)
+	}
+	return dir, err
+}
+
+// shellWord quotes s only where a shell needs it.
+func shellWord(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-", r))
+	}) {
+		return shellQuote(s)
+	}
+	return s
+}

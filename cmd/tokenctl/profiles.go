@@ -1,0 +1,442 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tokend/client"
+	tokendv1 "tokend/proto/tokend/v1"
+)
+
+const profileService = "/tokend.v1.ProfileService/"
+
+func addCommand(a *app) *cobra.Command {
+	var file string
+	var fromEnv, replace bool
+	c := &cobra.Command{
+		Use:   "add NAME",
+		Short: "Keep a new profile",
+		Long: `Keep a new profile: NAME=value lines, as in an env file.
+
+The text comes from standard input where that is not a terminal, from --file,
+from the variables of this environment, or from an editor. It is trusted by
+being added.`,
+		Example: `  tokenctl add dev/network < network.env
+  tokenctl add dev/network --file network.env
+  OAUTH2_TOKEN_URL=… CLIENT_ID=… CLIENT_SECRET=… tokenctl add dev/network --from-env
+  tokenctl add dev/network                    opens $VISUAL or $EDITOR`,
+		Args: exactly("NAME"),
+		RunE: func(c *cobra.Command, args []string) error {
+			name := args[0]
+			if file != "" && fromEnv {
+				return usageError(c, "--file and --from-env exclude each other")
+			}
+			put := &tokendv1.PutProfileRequest{Name: name}
+			if replace {
+				version, err := a.versionOf(c.Context(), name)
+				if err != nil {
+					return err
+				}
+				put.Replaces = version
+			}
+			if fromEnv {
+				vars := environmentVariables(os.Environ())
+				if len(vars) == 0 {
+					return &failed{code: exitUsage, profile: name, message: "the environment has none of OAUTH2_…, CLIENT_ID, CLIENT_SECRET, TLS_CA, API_URL"}
+				}
+				put.Content = &tokendv1.PutProfileRequest_Variables{Variables: &tokendv1.Variables{Variables: vars}}
+				return a.put(c.Context(), put)
+			}
+			text, given, err := givenText(args[0], file)
+			if err != nil {
+				return err
+			}
+			if !given {
+				return a.editAndPut(c.Context(), put, []byte(template))
+			}
+			put.Content = &tokendv1.PutProfileRequest_Text{Text: text}
+			return a.put(c.Context(), put)
+		},
+	}
+	c.Flags().StringVarP(&file, "file", "f", "", "read the text from this file")
+	c.Flags().BoolVar(&fromEnv, "from-env", false, "take the variables from the environment")
+	c.Flags().BoolVar(&replace, "replace", false, "replace the profile if there is one")
+	return c
+}
+
+// template is what an editor starts with. Comments are kept.
+const template = `# OAuth 2.0 client credentials. Lines are NAME=value, as in an env file.
+OAUTH2_ISSUER=
+# or, instead of the issuer: OAUTH2_TOKEN_URL=
+CLIENT_ID=
+CLIENT_SECRET=
+# OAUTH2_SCOPE=
+`
+
+func editCommand(a *app) *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:   "edit NAME",
+		Short: "Change a profile",
+		Long: `Change a profile's text in $VISUAL or $EDITOR, or replace it by standard input
+where that is not a terminal, or by --file.
+
+The plain text is edited in memory-backed storage where the system has some.
+If the editor fails nothing changes; if the text has mistakes it is kept for
+another try.`,
+		Example: `  tokenctl edit dev/network
+  tokenctl edit dev/network --file network.env`,
+		Args:              exactly("NAME"),
+		ValidArgsFunction: a.completeProfiles,
+		RunE: func(c *cobra.Command, args []string) error {
+			text, given, err := givenText(args[0], file)
+			if err != nil {
+				return err
+			}
+			put := &tokendv1.PutProfileRequest{Name: args[0]}
+			if given {
+				if put.Replaces, err = a.versionOf(c.Context(), args[0]); err != nil {
+					return err
+				}
+				if put.Replaces == "" {
+					return a.notThere(c.Context(), args[0])
+				}
+				put.Content = &tokendv1.PutProfileRequest_Text{Text: text}
+				return a.put(c.Context(), put)
+			}
+			old := &tokendv1.RevealProfileResponse{}
+			if err := a.client.Call(c.Context(), profileService+"RevealProfile", &tokendv1.RevealProfileRequest{Name: args[0]}, old); err != nil {
+				return err
+			}
+			put.Replaces = old.GetVersion()
+			return a.editAndPut(c.Context(), put, old.GetText())
+		},
+	}
+	c.Flags().StringVarP(&file, "file", "f", "", "read the text from this file")
+	return c
+}
+
+// maxText is the size of the largest text, in bytes.
+const maxText = 48 << 10
+
+// givenText returns the text from file, or from standard input where that is
+// not a terminal.
+func givenText(name, file string) (text []byte, given bool, err error) {
+	in := os.Stdin
+	switch {
+	case file != "" && file != "-":
+		if in, err = os.Open(file); err != nil {
+			return nil, false, err
+		}
+		defer in.Close()
+	case file == "" && isTerminal(os.Stdin):
+		return nil, false, nil
+	}
+	text, err = io.ReadAll(io.LimitReader(in, maxText+1))
+	if err == nil && len(text) > maxText {
+		err = &failed{code: exitConfig, profile: name, message: "the text is longer than 48 KiB", fix: "nothing was written"}
+	}
+	if err == nil && len(text) == 0 {
+		err = &failed{code: exitUsage, profile: name, message: in.Name() + " is empty", fix: "nothing was written"}
+	}
+	return text, true, err
+}
+
+// environmentVariables picks what a profile can be made of.
+func environmentVariables(environ []string) []*tokendv1.Variable {
+	var vars []*tokendv1.Variable
+	slices.Sort(environ)
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		base := strings.TrimSuffix(strings.TrimSuffix(name, "_FILE"), "_COMMAND")
+		if strings.HasPrefix(name, "OAUTH2_") || slices.Contains([]string{"CLIENT_ID", "CLIENT_SECRET", "TLS_CA", "API_URL"}, base) {
+			vars = append(vars, &tokendv1.Variable{Name: name, Value: value})
+		}
+	}
+	return vars
+}
+
+// put writes a profile and trusts what was written: it is this user's own.
+func (a *app) put(ctx context.Context, req *tokendv1.PutProfileRequest) error {
+	resp := &tokendv1.PutProfileResponse{}
+	err := a.client.Call(ctx, profileService+"PutProfile", req, resp)
+	if err == nil {
+		return addTrust(resp.GetTrust())
+	}
+	var call *client.Error
+	if !errors.As(err, &call) {
+		return err
+	}
+	p := diagnose(err)
+	switch {
+	case call.Reason == tokendv1.Reason_REASON_ALREADY_EXISTS && call.Metadata["suggestion"] == "":
+		p.Fix = "run: tokenctl edit " + req.GetName() + ", or add --replace"
+	case call.Reason == tokendv1.Reason_REASON_PROFILE_INVALID:
+		p.Fix = "nothing was written"
+	default:
+		return err
+	}
+	return &shown{p}
+}
+
+// versionOf returns a profile's version without decrypting it; "" if there is
+// no such profile.
+func (a *app) versionOf(ctx context.Context, name string) (string, error) {
+	all, err := a.list(ctx, name)
+	for _, p := range all {
+		if p.GetName() == name {
+			return p.GetVersion(), nil
+		}
+	}
+	return "", err
+}
+
+// notThere is the error for a name that is not in the list, with the daemon's
+// suggestion.
+func (a *app) notThere(ctx context.Context, name string) error {
+	err := a.client.Call(ctx, profileService+"GetProfile", &tokendv1.GetProfileRequest{Name: name}, &tokendv1.GetProfileResponse{})
+	if err == nil {
+		err = &failed{code: exitFailed, profile: name, message: "it came into being meanwhile", fix: "look at it and repeat"}
+	}
+	return err
+}
+
+func (a *app) list(ctx context.Context, prefix string) ([]*tokendv1.ListProfilesResponse_ProfileEntry, error) {
+	var all []*tokendv1.ListProfilesResponse_ProfileEntry
+	req := &tokendv1.ListProfilesRequest{Prefix: prefix, PageSize: 500}
+	for {
+		resp := &tokendv1.ListProfilesResponse{}
+		if err := a.client.Call(ctx, profileService+"ListProfiles", req, resp); err != nil {
+			return nil, err
+		}
+		all = append(all, resp.GetProfiles()...)
+		if req.PageToken = resp.GetNextPageToken(); req.PageToken == "" {
+			return all, nil
+		}
+	}
+}
+
+// completeProfiles completes a profile's name, and starts no daemon for that.
+func (a *app) completeProfiles(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	a.client.Autostart = false
+	ctx, cancel := context.WithTimeout(c.Context(), time.Second)
+	defer cancel()
+	all, err := a.list(ctx, "")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, p := range all {
+		names = append(names, p.GetName())
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeMore is completeProfiles for commands that take several names.
+func (a *app) completeMore(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	names, directive := a.completeProfiles(c, nil, word)
+	return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(args, n) }), directive
+}
+
+func listCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "list [PREFIX]",
+		Short: "List the profiles",
+		Example: `  tokenctl list
+  tokenctl list dev
+  tokenctl list -o json`,
+		Args:              atMost(1),
+		ValidArgsFunction: a.completeProfiles,
+		RunE: func(c *cobra.Command, args []string) error {
+			all, err := a.list(c.Context(), strings.Join(args, ""))
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				type entry struct {
+					Name    string `json:"name"`
+					Version string `json:"version"`
+				}
+				entries := make([]entry, len(all))
+				for i, p := range all {
+					entries[i] = entry{p.GetName(), p.GetVersion()}
+				}
+				return sayJSON(entries)
+			}
+			for _, p := range all {
+				if err := say("%s\n", p.GetName()); err != nil {
+					return err
+				}
+			}
+			if len(all) == 0 && len(args) == 0 && isTerminal(os.Stderr) {
+				note("no profiles yet; run: tokenctl add NAME")
+			}
+			return nil
+		},
+	}
+	a.outputFlag(c, "text", "json")
+	return c
+}
+
+func showCommand(a *app) *cobra.Command {
+	var reveal bool
+	c := &cobra.Command{
+		Use:   "show NAME",
+		Short: "Show a profile, its secrets masked",
+		Long: `Show a profile, its secrets masked. Comments are left out: they may hold
+anything. Values of variables that are not tokend's are masked too.`,
+		Example: `  tokenctl show dev/network
+  tokenctl show dev/network --reveal          the text as it is, secrets and all`,
+		Args:              exactly("NAME"),
+		ValidArgsFunction: a.completeProfiles,
+		RunE: func(c *cobra.Command, args []string) error {
+			if reveal {
+				resp := &tokendv1.RevealProfileResponse{}
+				if err := a.client.Call(c.Context(), profileService+"RevealProfile", &tokendv1.RevealProfileRequest{Name: args[0]}, resp); err != nil {
+					return err
+				}
+				if isTerminal(os.Stdout) {
+					return say("%s", printable(string(resp.GetText())))
+				}
+				_, err := os.Stdout.Write(resp.GetText())
+				return err
+			}
+			p := &tokendv1.GetProfileResponse{}
+			if err := a.client.Call(c.Context(), profileService+"GetProfile", &tokendv1.GetProfileRequest{Name: args[0]}, p); err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return sayJSON(showJSON(p))
+			}
+			return say("%s", asText(p))
+		},
+	}
+	c.Flags().BoolVar(&reveal, "reveal", false, "print the text itself, with its secrets")
+	a.outputFlag(c, "text", "json")
+	return c
+}
+
+// asText is a profile for people: an env file whose comments say the rest.
+func asText(p *tokendv1.GetProfileResponse) string {
+	var b strings.Builder
+	trusted := "trusted"
+	if !p.GetTrust().GetTrusted() {
+		trusted = "untrusted"
+	}
+	fmt.Fprintf(&b, "# %s, %s\n", p.GetName(), trusted)
+	for _, m := range p.GetMistakes() {
+		fmt.Fprintf(&b, "# mistake: %s\n", oneLine(mistakeLine(m)))
+	}
+	b.WriteString(printable(p.GetMaskedText()))
+	return b.String()
+}
+
+func mistakeLine(m *tokendv1.Mistake) string {
+	s := m.GetMessage()
+	if m.GetVariable() != "" {
+		s = m.GetVariable() + ": " + s
+	}
+	if m.GetLine() > 0 {
+		s = fmt.Sprintf("line %d: %s", m.GetLine(), s)
+	}
+	return s
+}
+
+func showJSON(p *tokendv1.GetProfileResponse) any {
+	type mistake struct {
+		Line     int32  `json:"line,omitempty"`
+		Variable string `json:"variable,omitempty"`
+		Message  string `json:"message"`
+	}
+	mistakes := []mistake{}
+	for _, m := range p.GetMistakes() {
+		mistakes = append(mistakes, mistake{m.GetLine(), m.GetVariable(), m.GetMessage()})
+	}
+	return struct {
+		Name       string    `json:"name"`
+		Version    string    `json:"version"`
+		Trusted    bool      `json:"trusted"`
+		MaskedText string    `json:"masked_text"`
+		Mistakes   []mistake `json:"mistakes"`
+	}{p.GetName(), p.GetVersion(), p.GetTrust().GetTrusted(), p.GetMaskedText(), mistakes}
+}
+
+func rmCommand(a *app) *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use:   "rm NAME...",
+		Short: "Delete profiles",
+		Long: `Delete profiles and what the daemon has learnt for them. On a terminal it asks
+first.`,
+		Example: `  tokenctl rm dev/network
+  tokenctl rm --yes dev/old dev/older`,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError(c, "NAME missing")
+			}
+			return nil
+		},
+		ValidArgsFunction: a.completeMore,
+		RunE: func(c *cobra.Command, args []string) error {
+			// None goes before it is known that all are there.
+			for _, name := range args {
+				version, err := a.versionOf(c.Context(), name)
+				if err == nil && version == "" {
+					err = a.notThere(c.Context(), name)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			for _, name := range args {
+				if !yes && isTerminal(os.Stdin) {
+					ok, err := confirm("Delete " + name + "?")
+					if err != nil {
+						return err
+					}
+					if !ok {
+						return &failed{code: exitFailed, profile: name, message: "kept"}
+					}
+				}
+				if err := a.client.Call(c.Context(), profileService+"DeleteProfile", &tokendv1.DeleteProfileRequest{Name: name}, &tokendv1.DeleteProfileResponse{}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return c
+}
+
+func mvCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:               "mv NAME NEW_NAME",
+		Short:             "Rename a profile",
+		Example:           "  tokenctl mv dev/network staging/network",
+		Args:              exactly("NAME", "NEW_NAME"),
+		ValidArgsFunction: a.completeProfiles,
+		RunE: func(c *cobra.Command, args []string) error {
+			resp := &tokendv1.MoveProfileResponse{}
+			req := &tokendv1.MoveProfileRequest{Name: args[0], NewName: args[1]}
+			if err := a.client.Call(c.Context(), profileService+"MoveProfile", req, resp); err != nil {
+				return err
+			}
+			if !resp.GetWasTrusted() {
+				return nil
+			}
+			return addTrust(resp.GetTrust())
+		},
+	}
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	tokendv1 "tokend/proto/tokend/v1"
+)
+
+func trustCommand(a *app) *cobra.Command {
+	var recursive, yes bool
+	c := &cobra.Command{
+		Use:   "trust NAME|FOLDER/",
+		Short: "Let a text that came from elsewhere make tokens",
+		Long: `Let a text that came from elsewhere make tokens: one that a git pull brought, or
+another program wrote. It is shown first, its secrets masked: look at where it
+sends them, and at the files and commands it names.
+
+FOLDER/ is for a team's recipients file, "/" for the one at the store's root:
+whoever it lists can read what you write there.`,
+		Example: `  tokenctl trust dev/network
+  tokenctl trust -r team
+  tokenctl trust team/
+  tokenctl trust --yes dev/network            in a script that has looked elsewhere`,
+		Args:              exactly("NAME"),
+		ValidArgsFunction: a.completeProfiles,
+		RunE: func(c *cobra.Command, args []string) error {
+			name := args[0]
+			if !yes && !isTerminal(os.Stdin) {
+				return &failed{code: exitUsage, profile: name, message: "standard input is not a terminal to ask on", fix: "add --yes to trust it unseen"}
+			}
+			if recursive {
+				return a.trustAll(c.Context(), strings.TrimSuffix(name, "/"), yes)
+			}
+			if folder, ok := strings.CutSuffix(name, "/"); ok {
+				resp := &tokendv1.GetRecipientsResponse{}
+				if err := a.client.Call(c.Context(), profileService+"GetRecipients", &tokendv1.GetRecipientsRequest{Folder: folder}, resp); err != nil {
+					return err
+				}
+				return notTrusted(name, a.trustShown(name, printable(string(resp.GetText())), resp.GetTrust(), yes))
+			}
+			return notTrusted(name, a.trustOne(c.Context(), name, yes))
+		},
+	}
+	c.Flags().BoolVarP(&recursive, "recursive", "r", false, "every untrusted profile under this prefix, one by one")
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return c
+}
+
+var errDeclined = errors.New("not trusted")
+
+// notTrusted gives a no its exit status.
+func notTrusted(name string, err error) error {
+	if errors.Is(err, errDeclined) {
+		return &failed{code: exitDenied, profile: name, message: err.Error()}
+	}
+	return err
+}
+
+func (a *app) trustAll(ctx context.Context, prefix string, yes bool) error {
+	all, err := a.list(ctx, prefix)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return &failed{code: exitNotFound, profile: prefix, message: "no profile is under this prefix"}
+	}
+	var declined []string
+	for _, p := range all {
+		err := a.trustOne(ctx, p.GetName(), yes)
+		switch {
+		case errors.Is(err, errDeclined):
+			declined = append(declined, p.GetName())
+		case err != nil:
+			return err
+		}
+	}
+	if len(declined) > 0 {
+		return &failed{code: exitDenied, message: "not trusted: " + strings.Join(declined, ", ")}
+	}
+	return nil
+}
+
+func (a *app) trustOne(ctx context.Context, name string, yes bool) error {
+	p := &tokendv1.GetProfileResponse{}
+	if err := a.client.Call(ctx, profileService+"GetProfile", &tokendv1.GetProfileRequest{Name: name}, p); err != nil {
+		return err
+	}
+	return a.trustShown(name, asText(p), p.GetTrust(), yes)
+}
+
+// trustShown writes the line for exactly the text that was shown.
+func (a *app) trustShown(name, text string, t *tokendv1.Trust, yes bool) error {
+	if t.GetTrusted() {
+		note("%s: trusted already", name)
+		return nil
+	}
+	if !yes {
+		fmt.Fprint(os.Stderr, text)
+		if !strings.HasSuffix(text, "\n") {
+			fmt.Fprintln(os.Stderr)
+		}
+		ok, err := confirm("Trust " + name + "?")
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return errDeclined
+		}
+	}
+	return addTrust(t)
+}
+
+// addTrust puts a line into the trust file, in place of any other for its
+// name. The file is replaced, never changed, so that the daemon sees that it
+// is another; a lock keeps two of us from losing each other's line.
+func addTrust(t *tokendv1.Trust) error {
+	if t.GetTrusted() {
+		return nil
+	}
+	if err := writeTrust(t); err != nil {
+		return fmt.Errorf("writing the trust file: %w", err)
+	}
+	return nil
+}
+
+func writeTrust(t *tokendv1.Trust) error {
+	name, _, ok := strings.Cut(t.GetLine(), " ")
+	if !ok || strings.ContainsAny(t.GetLine(), "\n\r") || !filepath.IsAbs(t.GetFile()) {
+		return errors.New("the daemon's answer makes no sense")
+	}
+	lock, err := os.OpenFile(t.GetFile()+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	old, err := os.ReadFile(t.GetFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(old)) {
+		line = strings.TrimRight(line, "\n")
+		if line != "" && !strings.HasPrefix(line, name+" ") {
+			b.WriteString(line + "\n")
+		}
+	}
+	b.WriteString(t.GetLine() + "\n")
+	return replaceFile(t.GetFile(), b.String())
+}
+
+// replaceFile makes content the file at path, durably.
+func replaceFile(path, content string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".trusted-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = io.WriteString(f, content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"tokend/client"
+	tokendv1 "tokend/proto/tokend/v1"
+)
+
+// How tokenctl talks to people:
+//
+//   - Stdout is the answer, for people and scripts alike. All else is stderr.
+//   - A failure is one line on stderr, "tokenctl: [PROFILE:] cause; what to do
+//     next", and nothing on stdout. With -o json it is one JSON object.
+//   - The exit status says the reason; see exitCodes.
+//   - What came from a server, a file or a profile is made printable first.
+//   - Questions are asked on a terminal only; each has a flag that answers it.
+
+const (
+	exitFailed   = 1
+	exitUsage    = 2
+	exitNoOne    = 3 // no daemon
+	exitNotFound = 6
+	exitDenied   = 7
+	exitConfig   = 78
+	exitStopped  = 130
+)
+
+// exitCodes is SPEC 6's table.
+var exitCodes = map[tokendv1.Reason]int{
+	tokendv1.Reason_REASON_LOGIN_REQUIRED:    4,
+	tokendv1.Reason_REASON_LOCKED:            5,
+	tokendv1.Reason_REASON_NOT_INITIALIZED:   78,
+	tokendv1.Reason_REASON_PROFILE_NOT_FOUND: 6,
+	tokendv1.Reason_REASON_UNTRUSTED:         7,
+	tokendv1.Reason_REASON_DENIED:            7,
+	tokendv1.Reason_REASON_CLIENT_REFUSED:    8,
+	tokendv1.Reason_REASON_REQUEST_REFUSED:   8,
+	tokendv1.Reason_REASON_MIN_VALID_UNMET:   8,
+	tokendv1.Reason_REASON_THROTTLED:         75,
+	tokendv1.Reason_REASON_PROVIDER_DOWN:     75,
+	tokendv1.Reason_REASON_STORE_UNAVAILABLE: 75,
+	tokendv1.Reason_REASON_PROFILE_INVALID:   78,
+	tokendv1.Reason_REASON_SETTINGS_INVALID:  78,
+	tokendv1.Reason_REASON_VERSION_CHANGED:   1,
+	tokendv1.Reason_REASON_REQUEST_INVALID:   2,
+	tokendv1.Reason_REASON_ALREADY_EXISTS:    1,
+}
+
+// failed is an error of tokenctl's own that knows its exit status and what to
+// do next.
+type failed struct {
+	code    int
+	profile string
+	message string
+	fix     string
+}
+
+func (f *failed) Error() string { return f.message }
+
+// shown is an error that has been made ready for showing.
+type shown struct{ problem }
+
+func (s *shown) Error() string { return s.Message }
+
+func usageError(c *cobra.Command, message string) error {
+	return &failed{code: exitUsage, message: message, fix: "see: " + c.CommandPath() + " --help"}
+}
+
+// problem is a failure as it is shown.
+type problem struct {
+	Reason     string `json:"reason,omitempty"`
+	Exit       int    `json:"exit"`
+	Profile    string `json:"profile,omitempty"`
+	Message    string `json:"message"`
+	Line       string `json:"line,omitempty"`
+	Variable   string `json:"variable,omitempty"`
+	OAuthError string `json:"oauth_error,omitempty"`
+	HTTPStatus string `json:"http_status,omitempty"`
+	Transient  bool   `json:"transient"`
+	RetryAfter int64  `json:"retry_after,omitempty"` // seconds
+	Fix        string `json:"fix,omitempty"`
+}
+
+// exit shows err, if any, and returns the exit status.
+func (a *app) exit(err error) int {
+	if err == nil {
+		return 0
+	}
+	p := diagnose(err)
+	if a.output == "json" {
+		b, _ := json.Marshal(p)
+		fmt.Fprintf(os.Stderr, "%s\n", b)
+		return p.Exit
+	}
+	line := "tokenctl: "
+	if p.Profile != "" {
+		line += p.Profile + ": "
+	}
+	line += p.Message
+	if p.Fix != "" {
+		line += "; " + p.Fix
+	}
+	fmt.Fprintln(os.Stderr, oneLine(line))
+	return p.Exit
+}
+
+func diagnose(err error) problem {
+	var call *client.Error
+	var own *failed
+	var ready *shown
+	switch {
+	case errors.As(err, &ready):
+		return ready.problem
+	case errors.As(err, &call):
+		return diagnoseCall(call)
+	case errors.As(err, &own):
+		return problem{Exit: own.code, Profile: own.profile, Message: own.message, Fix: own.fix}
+	case errors.As(err, new(*client.UnreachableError)):
+		return problem{Exit: exitNoOne, Message: err.Error()}
+	case errors.Is(err, client.ErrNotRunning):
+		return problem{Exit: exitNoOne, Message: err.Error(), Transient: true, Fix: "run: tokenctl daemon start"}
+	case errors.Is(err, context.Canceled):
+		return problem{Exit: exitStopped, Message: "interrupted"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return problem{Exit: exitNoOne, Message: "tokend did not answer in time", Transient: true, Fix: "see: tokenctl status"}
+	}
+	return problem{Exit: exitFailed, Message: err.Error()}
+}
+
+func diagnoseCall(e *client.Error) problem {
+	p := problem{
+		Exit:       exitFailed,
+		Profile:    e.Metadata["profile"],
+		Message:    e.Message,
+		Line:       e.Metadata["line"],
+		Variable:   e.Metadata["variable"],
+		OAuthError: e.Metadata["oauth_error"],
+		HTTPStatus: e.Metadata["http_status"],
+		RetryAfter: int64((e.RetryAfter + time.Second - 1) / time.Second),
+	}
+	if e.Reason != tokendv1.Reason_REASON_UNSPECIFIED {
+		p.Reason = strings.TrimPrefix(e.Reason.String(), "REASON_")
+		p.Exit = exitCodes[e.Reason]
+	}
+	switch e.Reason {
+	case tokendv1.Reason_REASON_LOGIN_REQUIRED:
+		p.Fix = "run: tokenctl login " + p.Profile
+	case tokendv1.Reason_REASON_LOCKED:
+		p.Fix = "run: tokenctl unlock"
+	case tokendv1.Reason_REASON_NOT_INITIALIZED:
+		p.Fix = "run: tokenctl init"
+	case tokendv1.Reason_REASON_PROFILE_NOT_FOUND:
+		if s := e.Metadata["suggestion"]; s != "" {
+			p.Fix = "did you mean " + s + "?"
+		} else if p.Profile != "" {
+			p.Fix = "run: tokenctl add " + p.Profile
+		}
+	case tokendv1.Reason_REASON_UNTRUSTED:
+		p.Fix = "run: tokenctl trust " + p.Profile
+		if folder := e.Metadata["folder"]; folder != "" {
+			p.Fix = "run: tokenctl trust " + folder
+		}
+	case tokendv1.Reason_REASON_CLIENT_REFUSED:
+		check := "CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH"
+		if p.Variable != "" {
+			check = p.Variable
+		}
+		p.Fix = "check " + check + ": tokenctl edit " + p.Profile
+	case tokendv1.Reason_REASON_REQUEST_REFUSED:
+		check := "OAUTH2_SCOPE, OAUTH2_AUDIENCE and OAUTH2_RESOURCE"
+		switch p.OAuthError {
+		case "invalid_scope":
+			check = "OAUTH2_SCOPE"
+		case "invalid_target":
+			check = "OAUTH2_RESOURCE and OAUTH2_AUDIENCE"
+		case "unsupported_grant_type":
+			check = "OAUTH2_GRANT"
+		}
+		p.Fix = "check " + check + ": tokenctl edit " + p.Profile
+	case tokendv1.Reason_REASON_MIN_VALID_UNMET:
+		p.Fix = "ask for less, or add --best-effort"
+	case tokendv1.Reason_REASON_THROTTLED, tokendv1.Reason_REASON_PROVIDER_DOWN:
+		p.Transient = true
+		if p.RetryAfter > 1 {
+			p.Fix = "next try in " + (time.Duration(p.RetryAfter) * time.Second).String()
+		} else {
+			p.Fix = "to keep trying: tokenctl get --wait 1m " + p.Profile
+		}
+	case tokendv1.Reason_REASON_STORE_UNAVAILABLE:
+		p.Transient = true
+		p.Fix = "then run: tokenctl reload"
+		if p.Profile != "" {
+			p.Fix = ""
+		}
+	case tokendv1.Reason_REASON_PROFILE_INVALID:
+		p.Fix = "run: tokenctl edit " + p.Profile
+	case tokendv1.Reason_REASON_SETTINGS_INVALID:
+		p.Fix = "see: tokenctl status"
+	case tokendv1.Reason_REASON_ALREADY_EXISTS:
+		if p.Profile != "" {
+			p.Fix = "choose another name"
+		}
+	case tokendv1.Reason_REASON_VERSION_CHANGED:
+		p.Fix = "look at it and repeat"
+	}
+	return p
+}
+
+// oneLine makes text safe for a terminal, on one line.
+func oneLine(s string) string {
+	return printable(strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", " "))
+}
+
+// printable replaces what could drive a terminal, and keeps newlines.
+func printable(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r == '\n' || strconv.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, "\\x%02x", r)
+		}
+	}
+	return b.String()
+}
+
+func note(format string, args ...any) {
+	fmt.Fprintln(os.Stderr, oneLine("tokenctl: "+fmt.Sprintf(format, args...)))
+}
+
+// say writes part of the answer, and makes a failing stdout the command's
+// failure.
+func say(format string, args ...any) error {
+	_, err := fmt.Fprintf(os.Stdout, format, args...)
+	return err
+}
+
+func sayJSON(v any) error {
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// confirm asks a yes-or-no question on the terminal; no is the default.
+func confirm(question string) (bool, error) {
+	fmt.Fprintf(os.Stderr, "%s [y/N] ", oneLine(question))
+	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	if errors.Is(err, io.EOF) {
+		fmt.Fprintln(os.Stderr)
+	}
+	answer := strings.ToLower(strings.TrimSpace(line))
+	return answer == "y" || answer == "yes", nil
+}
+
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// outputFlag adds -o with the forms that the command knows, the first of them
+// the default.
+func (a *app) outputFlag(c *cobra.Command, forms ...string) {
+	a.output = forms[0]
+	c.Flags().VarP(&choice{&a.output, forms}, "output", "o", "output: "+strings.Join(forms, ", "))
+	c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// choice is a flag with a fixed set of values.
+type choice struct {
+	value *string
+	from  []string
+}
+
+func (c *choice) String() string { return *c.value }
+func (c *choice) Type() string   { return "form" }
+func (c *choice) Set(s string) error {
+	for _, v := range c.from {
+		if v == s {
+			*c.value = s
+			return nil
+		}
+	}
+	return fmt.Errorf("must be one of %s", strings.Join(c.from, ", "))
+}

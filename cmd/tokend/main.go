@@ -1,0 +1,210 @@
+// Command tokend is one user's OAuth 2.0 credential daemon. tokenctl starts it
+// when it is needed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tokend/daemon"
+	"tokend/internal/harden"
+	"tokend/internal/settings"
+	"tokend/internal/socket"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+const usage = `tokend keeps this user's OAuth 2.0 credentials and hands out access tokens.
+
+Nobody needs to start it: tokenctl does when the first token is wanted.
+
+Usage: tokend [flags]
+
+Flags:
+  --dir PATH       folder of the store (TOKEND_DIR)
+  --socket PATH    socket to listen on (TOKEND_SOCKET)
+  --log-file PATH  append the log there instead of to stderr
+  --ready-fd N     write one line to this descriptor: "ready SOCKET" or "error REASON …"
+  --version        print the version
+
+Examples:
+  tokend                          run in the foreground, log to stderr
+  TOKEND_DIR=~/work-secrets tokend --socket ~/work-secrets/run/tokend.sock
+
+Exit status: 0 stopped; 1 failed; 2 wrong usage; 75 a folder cannot be used;
+78 a setting is wrong.
+`
+
+const (
+	exitUsage  = 2
+	exitStore  = 75
+	exitConfig = 78
+)
+
+func main() {
+	os.Exit(run())
+}
+
+func run() int {
+	if err := harden.Environment(); err != nil {
+		fmt.Fprintln(os.Stderr, "tokend:", err)
+		return 1
+	}
+	flags := flag.NewFlagSet("tokend", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	dir := flags.String("dir", "", "")
+	path := flags.String("socket", "", "")
+	logFile := flags.String("log-file", "", "")
+	readyFD := flags.Int("ready-fd", -1, "")
+	showVersion := flags.Bool("version", false, "")
+	switch err := flags.Parse(os.Args[1:]); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(usage)
+		return 0
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "tokend: %v; see tokend --help\n", err)
+		return exitUsage
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "tokend: unexpected argument %q; see tokend --help\n", flags.Arg(0))
+		return exitUsage
+	}
+	if *showVersion {
+		fmt.Println("tokend", version)
+		return 0
+	}
+
+	if err := harden.CloseInherited(*readyFD); err != nil {
+		fmt.Fprintln(os.Stderr, "tokend: closing inherited descriptors:", err)
+		return 1
+	}
+	ready := readiness{}
+	if *readyFD >= 0 {
+		ready.f = os.NewFile(uintptr(*readyFD), "ready")
+		unix.CloseOnExec(*readyFD)
+	}
+	err := serve(map[string]string{settings.Dir: *dir, settings.Socket: *path}, *logFile, &ready)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "tokend:", err)
+	reason, exit := "-", 1
+	var wrong *settings.Error
+	var folder *fs.PathError
+	switch {
+	case errors.As(err, &wrong):
+		reason, exit = "SETTINGS_INVALID", exitConfig
+	case errors.As(err, &folder):
+		reason, exit = "STORE_UNAVAILABLE", exitStore
+	}
+	_ = ready.say("error " + reason + " " + err.Error()) // it is on stderr too
+	return exit
+}
+
+// serve runs the daemon from its first secret to its last. Whoever finds the
+// store served already says so and leaves.
+func serve(flags map[string]string, logFile string, ready *readiness) error {
+	protections, err := harden.Process()
+	if err != nil {
+		return err
+	}
+	s, err := settings.Load(flags)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.Get(settings.Dir), 0o700); err != nil {
+		return fmt.Errorf("making the store's folder: %w", err)
+	}
+	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
+		return fmt.Errorf("making the state folder: %w", err)
+	}
+	waiting, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	lock, holder, err := socket.Acquire(waiting, s.LockFile())
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		if ready.f == nil {
+			return fmt.Errorf("another tokend serves %s already, at %s", s.Get(settings.Dir), holder)
+		}
+		return ready.say("ready " + holder)
+	}
+	defer lock.Release()
+	if logFile != "" {
+		if err := redirect(logFile); err != nil {
+			return fmt.Errorf("opening the log: %w", err)
+		}
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+
+	l, err := socket.Listen(s.Get(settings.Socket))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	d := daemon.New(s, version, protections, log)
+	if err := lock.Publish(s.Get(settings.Socket)); err != nil {
+		return err
+	}
+	log.Info("listening", "socket", s.Get(settings.Socket), "dir", s.Get(settings.Dir), "pid", os.Getpid(), "version", version)
+	if err := ready.say("ready " + s.Get(settings.Socket)); err != nil {
+		return fmt.Errorf("nobody waits for this daemon any more: %w", err)
+	}
+	// What it took to start is garbage now, and the daemon may be idle for days.
+	debug.FreeOSMemory()
+	return d.Serve(ctx, l)
+}
+
+// readiness is the pipe to whoever started this process; there may be none.
+type readiness struct{ f *os.File }
+
+func (r *readiness) say(line string) error {
+	if r.f == nil {
+		return nil
+	}
+	_, err := fmt.Fprintln(r.f, strings.ReplaceAll(line, "\n", " "))
+	r.f.Close()
+	r.f = nil
+	return err
+}
+
+// maxLog is when the log of the runs before is put aside.
+const maxLog = 4 << 20
+
+// redirect makes file what this process writes to stdout and stderr, so that
+// what the runtime prints when it crashes is in the log too.
+func redirect(file string) error {
+	if fi, err := os.Lstat(file); err == nil && fi.Size() > maxLog {
+		if err := os.Rename(file, file+".old"); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, fd := range []int{1, 2} {
+		if err := dup(int(f.Fd()), fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"tokend/internal/settings"
+	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/proto/tokend/v1/tokendv1grpc"
+	"tokend/store"
+)
+
+type admin struct {
+	tokendv1grpc.UnimplementedDaemonServiceServer
+	d *Daemon
+}
+
+func (s *admin) Init(stream tokendv1grpc.DaemonService_InitServer) error {
+	req, err := stream.Recv()
+	if errors.Is(err, io.EOF) {
+		return invalid("message", "start is required")
+	}
+	if err != nil {
+		return err
+	}
+	start := req.GetStart()
+	if start == nil {
+		return invalid("message", "start is required")
+	}
+	d := s.d
+	path := d.settings.IdentityFile()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.problem != nil {
+		return storeError(d.problem)
+	}
+	id, err := store.CreateIdentity(path, start.GetPostQuantum())
+	if errors.Is(err, fs.ErrExist) {
+		return failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "there is an identity already, which stays as it is: "+path)
+	}
+	if err != nil {
+		return storeError(err)
+	}
+	d.unlock(id)
+	d.setHealth()
+	d.log.Info("identity made", "recipient", id.Recipient(), "by", caller(stream.Context()))
+	return stream.Send(&tokendv1.InitResponse{Event: &tokendv1.InitResponse_Created_{Created: &tokendv1.InitResponse_Created{
+		Recipient:    id.Recipient(),
+		IdentityFile: path,
+		ProfilesDir:  d.settings.ProfilesDir(),
+	}}})
+}
+
+func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*tokendv1.GetStatusResponse, error) {
+	d := s.d
+	resp := &tokendv1.GetStatusResponse{
+		State:        tokendv1.GetStatusResponse_STATE_UNLOCKED,
+		Pid:          int64(os.Getpid()),
+		Version:      d.version,
+		StartedAt:    timestamppb.New(d.started),
+		Socket:       d.listener.Addr().String(),
+		Store:        d.settings.Get(settings.Store),
+		ProfilesDir:  d.settings.ProfilesDir(),
+		SessionsDir:  d.settings.SessionsDir(),
+		TrustFile:    d.settings.TrustFile(),
+		IdentityFile: d.settings.IdentityFile(),
+		Connections:  int32(d.listener.Open()),
+	}
+	for _, v := range d.settings.All() {
+		resp.Settings = append(resp.Settings, &tokendv1.Setting{Name: v.Name, Value: v.Value, Source: v.Source})
+	}
+	for _, p := range d.protections {
+		resp.Protections = append(resp.Protections, &tokendv1.Protection{Name: p.Name, Active: p.Active, Detail: p.Detail})
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.broker != nil {
+		resp.CachedTokens = int32(d.broker.Cached())
+		resp.Profiles = count(ctx, d.profiles, resp)
+		resp.Sessions = count(ctx, d.sessions, resp)
+	}
+	switch {
+	case d.problem != nil:
+		resp.State = tokendv1.GetStatusResponse_STATE_STORE_UNAVAILABLE
+		resp.Problem = d.problem.Error()
+	case d.identity == nil:
+		resp.State = tokendv1.GetStatusResponse_STATE_NOT_INITIALIZED
+	default:
+		resp.Recipient = d.identity.Recipient()
+	}
+	return resp, nil
+}
+
+func count(ctx context.Context, s store.Store, resp *tokendv1.GetStatusResponse) int32 {
+	entries, err := s.List(ctx)
+	if err != nil {
+		resp.Problem = err.Error()
+	}
+	return int32(len(entries))
+}
+
+func (s *admin) Reload(ctx context.Context, _ *tokendv1.ReloadRequest) (*tokendv1.ReloadResponse, error) {
+	d := s.d
+	now, err := d.settings.Again()
+	if err != nil {
+		return nil, failure(tokendv1.Reason_REASON_SETTINGS_INVALID, err.Error())
+	}
+	resp := &tokendv1.ReloadResponse{}
+	for _, v := range now.All() {
+		if d.settings.Source(v.Name) != "flag" && d.settings.Get(v.Name) != v.Value {
+			resp.NeedsRestart = append(resp.NeedsRestart, v.Name)
+		}
+	}
+	d.log.Info("reloading", "by", caller(ctx))
+	d.open()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.problem != nil {
+		return nil, storeError(d.problem)
+	}
+	return resp, nil
+}
+
+func (s *admin) Stop(ctx context.Context, _ *tokendv1.StopRequest) (*tokendv1.StopResponse, error) {
+	s.d.log.Info("asked to stop", "by", caller(ctx))
+	s.d.beginStop()
+	return &tokendv1.StopResponse{Pid: int64(os.Getpid())}, nil
+}

@@ -1,0 +1,131 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+
+	"tokend/broker"
+	"tokend/client"
+	"tokend/internal/socket"
+	"tokend/oauth"
+	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/proto/tokend/v1/tokendv1grpc"
+	"tokend/store"
+)
+
+// failing is a TokenService whose error is named by the request's profile.
+type failing struct {
+	tokendv1grpc.UnimplementedTokenServiceServer
+	errors map[string]error
+}
+
+func (f *failing) GetToken(_ context.Context, r *tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) {
+	return nil, f.errors[r.GetProfile()]
+}
+
+// What one side writes, the other must read: this table and the client's are
+// two that nothing but this test keeps equal.
+func TestErrorsReachTheClient(t *testing.T) {
+	home, err := os.MkdirTemp("", "tokend")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(home)
+	t.Setenv("HOME", home)
+	path := filepath.Join(home, "run", "s")
+	l, err := socket.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	f := &failing{errors: make(map[string]error)}
+	tokendv1grpc.RegisterTokenServiceServer(s, f)
+	served := make(chan error)
+	want := make(map[string]*client.Error)
+	long := strings.Repeat("é", 5000)
+	for value, name := range tokendv1.Reason_name {
+		reason := tokendv1.Reason(value)
+		switch reason {
+		case tokendv1.Reason_REASON_UNSPECIFIED, tokendv1.Reason_REASON_LOGIN_REQUIRED, tokendv1.Reason_REASON_DENIED:
+			continue // nothing here gives these yet
+		}
+		code, ok := grpcCodes[reason]
+		if !ok {
+			t.Errorf("%s has no gRPC code", name)
+		}
+		f.errors[name] = failureAfter(reason, "cause: “"+name+"” 100%", 90*time.Second+5, "profile", "dev/network", "empty", "", "suggestion", "a b\n")
+		want[name] = &client.Error{
+			Reason: reason, Code: uint32(code), Message: "cause: “" + name + "” 100%", RetryAfter: 90*time.Second + 5,
+			Metadata: map[string]string{"profile": "dev/network", "suggestion": "a b\n"},
+		}
+		f.errors[name+" long"] = failure(reason, long, "profile", long)
+		want[name+" long"] = &client.Error{
+			Reason: reason, Code: uint32(code), Message: long[:2048] + " …", Metadata: map[string]string{"profile": long[:1024] + " …"},
+		}
+		f.errors[name+" bare"] = failure(reason, "")
+		want[name+" bare"] = &client.Error{Reason: reason, Code: uint32(code), Metadata: map[string]string{}}
+	}
+	go func() { served <- s.Serve(l) }()
+	defer func() {
+		s.Stop()
+		<-served
+	}()
+
+	c := &client.Client{Socket: path}
+	for name := range maps.Keys(f.errors) {
+		_, err := c.Token(t.Context(), client.TokenRequest{Profile: name})
+		var got *client.Error
+		if !errors.As(err, &got) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if diff := cmp.Diff(want[name], got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// Errors that a call cannot easily be brought to give.
+func TestProfileErrorCodes(t *testing.T) {
+	for _, test := range []struct {
+		err    error
+		reason string
+	}{
+		{fmt.Errorf("reading: %w", store.ErrLocked), "LOCKED"},
+		{&store.NameError{Name: "x", Problem: "is odd"}, "REQUEST_INVALID"},
+		{context.DeadlineExceeded, "PROVIDER_DOWN"},
+		{&broker.RefusedError{Err: &oauth.Error{Kind: oauth.Invalid, Op: "checking"}}, "PROFILE_INVALID"},
+		{&broker.RefusedError{Err: &oauth.Error{Kind: oauth.Temporary, Err: context.DeadlineExceeded}}, "PROVIDER_DOWN"},
+		{errors.New("disk on fire"), "STORE_UNAVAILABLE"},
+		{context.Canceled, ""},
+	} {
+		got := ""
+		if s, ok := statusReason(profileError("a", test.err)); ok {
+			got = s
+		}
+		if got != test.reason {
+			t.Errorf("%v: reason %q, want %q", test.err, got, test.reason)
+		}
+	}
+}
+
+func statusReason(err error) (string, bool) {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return info.GetReason(), true
+		}
+	}
+	return "", false
+}

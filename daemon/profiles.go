@@ -1,0 +1,309 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+
+	"tokend/internal/envfile"
+	"tokend/profile"
+	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/proto/tokend/v1/tokendv1grpc"
+	"tokend/store"
+)
+
+const (
+	defaultPage = 200
+	maxPage     = 500
+	// pageBytes keeps a page of long names below maxMessage.
+	pageBytes = maxMessage - 4<<10
+)
+
+type profiles struct {
+	tokendv1grpc.UnimplementedProfileServiceServer
+	d *Daemon
+}
+
+func (s *profiles) ListProfiles(ctx context.Context, req *tokendv1.ListProfilesRequest) (*tokendv1.ListProfilesResponse, error) {
+	size := int(req.GetPageSize())
+	if size == 0 {
+		size = defaultPage
+	}
+	if size < 0 || size > maxPage {
+		return nil, invalid("page_size", fmt.Sprintf("must be between 0 and %d", maxPage))
+	}
+	h, err := s.d.opened()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := h.profiles.List(ctx)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	prefix := strings.TrimSuffix(req.GetPrefix(), "/")
+	resp := &tokendv1.ListProfilesResponse{}
+	bytes := 0
+	for _, e := range entries {
+		if e.Name <= req.GetPageToken() || !under(e.Name, prefix) {
+			continue
+		}
+		entry := &tokendv1.ListProfilesResponse_ProfileEntry{Name: e.Name, Version: string(e.Version)}
+		bytes += proto.Size(entry) + 4 // with its tag and length
+		if n := len(resp.Profiles); n == size || bytes > pageBytes {
+			resp.NextPageToken = resp.Profiles[n-1].Name
+			break
+		}
+		resp.Profiles = append(resp.Profiles, entry)
+	}
+	return resp, nil
+}
+
+func under(name, prefix string) bool {
+	rest, ok := strings.CutPrefix(name, prefix)
+	return ok && (prefix == "" || rest == "" || rest[0] == '/')
+}
+
+func (s *profiles) GetProfile(ctx context.Context, req *tokendv1.GetProfileRequest) (*tokendv1.GetProfileResponse, error) {
+	_, data, version, err := s.get(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.d.trust.answer(req.GetName(), data)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	resp := &tokendv1.GetProfileResponse{Name: req.GetName(), Version: string(version), Trust: t}
+	text, err := profile.Parse(data)
+	if err == nil {
+		resp.MaskedText = string(text.Masked())
+		_, err = text.Profile(nil)
+	}
+	var mistakes *profile.Mistakes
+	if errors.As(err, &mistakes) {
+		for _, m := range mistakes.List {
+			resp.Mistakes = append(resp.Mistakes, &tokendv1.Mistake{Line: int32(m.Line), Variable: m.Variable, Message: m.Message})
+		}
+	} else if err != nil {
+		return nil, profileError(req.GetName(), err)
+	}
+	return resp, nil
+}
+
+func (s *profiles) PutProfile(ctx context.Context, req *tokendv1.PutProfileRequest) (*tokendv1.PutProfileResponse, error) {
+	name := req.GetName()
+	var data []byte
+	switch c := req.GetContent().(type) {
+	case *tokendv1.PutProfileRequest_Text:
+		data = c.Text
+	case *tokendv1.PutProfileRequest_Variables:
+		var vars []envfile.Var
+		for _, v := range c.Variables.GetVariables() {
+			vars = append(vars, envfile.Var{Name: v.GetName(), Value: v.GetValue()})
+		}
+		data = profile.Format(vars)
+	default:
+		return nil, invalid("content", "text or variables are required")
+	}
+	if err := store.CheckName(name); err != nil {
+		return nil, invalid("name", err.Error())
+	}
+	h, err := s.d.opened()
+	if err != nil {
+		return nil, err
+	}
+	text, err := profile.Parse(data)
+	if err == nil {
+		_, err = text.Profile(nil)
+	}
+	if err != nil {
+		return nil, profileError(name, err)
+	}
+	t, err := s.d.trust.answer(name, data)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	// What trust there is must be known before anything is written.
+	if _, err := s.d.trust.text(name, data); err != nil {
+		return nil, storeError(err)
+	}
+	version, err := h.profiles.Put(ctx, name, data, store.Version(req.GetReplaces()))
+	if errors.Is(err, store.ErrConflict) && req.GetReplaces() == "" {
+		return nil, failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "it exists already", "profile", name)
+	}
+	if err != nil {
+		return nil, profileError(name, err)
+	}
+	h.broker.Forget(name)
+	s.d.log.Info("profile written", "profile", name, "by", caller(ctx))
+	return &tokendv1.PutProfileResponse{Version: string(version), Trust: t}, nil
+}
+
+func (s *profiles) DeleteProfile(ctx context.Context, req *tokendv1.DeleteProfileRequest) (*tokendv1.DeleteProfileResponse, error) {
+	name := req.GetName()
+	h, version, err := s.stat(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if want := store.Version(req.GetVersion()); want != "" {
+		version = want
+	}
+	if err := h.profiles.Delete(ctx, name, version); err != nil {
+		return nil, profileError(name, err)
+	}
+	h.broker.Forget(name)
+	s.d.log.Info("profile deleted", "profile", name, "by", caller(ctx))
+	return &tokendv1.DeleteProfileResponse{}, nil
+}
+
+// MoveProfile writes the text under its new name before it deletes the old
+// one: whatever happens in between, it is there at least once.
+func (s *profiles) MoveProfile(ctx context.Context, req *tokendv1.MoveProfileRequest) (*tokendv1.MoveProfileResponse, error) {
+	from, to := req.GetName(), req.GetNewName()
+	if err := store.CheckName(to); err != nil {
+		return nil, invalid("new_name", err.Error())
+	}
+	h, data, version, err := s.get(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	trusted, err := s.d.trust.text(from, data)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	t, err := s.d.trust.answer(to, data)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	moved, err := h.profiles.Put(ctx, to, data, "")
+	if errors.Is(err, store.ErrConflict) {
+		return nil, failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "it exists already", "profile", to)
+	}
+	if err != nil {
+		return nil, profileError(to, err)
+	}
+	err = h.profiles.Delete(ctx, from, version)
+	if errors.Is(err, store.ErrConflict) {
+		// A newer text stands under the old name: that one stays, not this copy.
+		if undone := h.profiles.Delete(context.WithoutCancel(ctx), to, moved); undone == nil {
+			return nil, profileError(from, err)
+		}
+	}
+	if err != nil && !errors.Is(err, store.ErrNotExist) {
+		return nil, failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE, "it now stands under both names; deleting the old one: "+err.Error(), "profile", from)
+	}
+	h.broker.Forget(from)
+	s.d.log.Info("profile moved", "profile", from, "to", to, "by", caller(ctx))
+	return &tokendv1.MoveProfileResponse{Version: string(moved), Trust: t, WasTrusted: trusted}, nil
+}
+
+func (s *profiles) RevealProfile(ctx context.Context, req *tokendv1.RevealProfileRequest) (*tokendv1.RevealProfileResponse, error) {
+	_, data, version, err := s.get(ctx, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	s.d.log.Info("profile revealed", "profile", req.GetName(), "to", caller(ctx))
+	resp := &tokendv1.RevealProfileResponse{Version: string(version)}
+	switch req.GetForm() {
+	case tokendv1.RevealProfileRequest_FORM_UNSPECIFIED, tokendv1.RevealProfileRequest_FORM_TEXT:
+		resp.Content = &tokendv1.RevealProfileResponse_Text{Text: data}
+	case tokendv1.RevealProfileRequest_FORM_VARIABLES:
+		text, err := profile.Parse(data)
+		if err != nil {
+			return nil, profileError(req.GetName(), err)
+		}
+		resp.Content = &tokendv1.RevealProfileResponse_Variables{Variables: variables(text)}
+	default:
+		return nil, invalid("form", "unknown form")
+	}
+	return resp, nil
+}
+
+// variables lists a text's assignments; of a name assigned twice the last
+// stands, as in a shell.
+func variables(text *profile.Text) *tokendv1.Variables {
+	vars := &tokendv1.Variables{}
+	at := make(map[string]*tokendv1.Variable)
+	for _, v := range text.Vars {
+		if at[v.Name] == nil {
+			at[v.Name] = &tokendv1.Variable{Name: v.Name}
+			vars.Variables = append(vars.Variables, at[v.Name])
+		}
+		at[v.Name].Value = v.Value
+	}
+	return vars
+}
+
+func (s *profiles) GetRecipients(ctx context.Context, req *tokendv1.GetRecipientsRequest) (*tokendv1.GetRecipientsResponse, error) {
+	folder := req.GetFolder()
+	if folder != "" {
+		if err := store.CheckName(folder); err != nil {
+			return nil, invalid("folder", err.Error())
+		}
+	}
+	h, err := s.d.opened()
+	if err != nil {
+		return nil, err
+	}
+	r, err := h.profiles.Recipients(ctx, folder)
+	if errors.Is(err, store.ErrNotExist) {
+		return nil, failure(tokendv1.Reason_REASON_PROFILE_NOT_FOUND, "no .age-recipients file in folder "+folder+"/", "folder", folder+"/")
+	}
+	if err != nil {
+		return nil, storeError(err)
+	}
+	t, err := s.d.trust.answer(folder+"/", r.Lines)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	return &tokendv1.GetRecipientsResponse{Text: r.Lines, Trust: t}, nil
+}
+
+// get reads one profile's plain text.
+func (s *profiles) get(ctx context.Context, name string) (house, []byte, store.Version, error) {
+	if err := store.CheckName(name); err != nil {
+		return house{}, nil, "", invalid("name", err.Error())
+	}
+	h, err := s.d.opened()
+	if err != nil {
+		return house{}, nil, "", err
+	}
+	data, version, err := h.profiles.Get(ctx, name)
+	if errors.Is(err, store.ErrNotExist) {
+		return house{}, nil, "", noSuchProfile(ctx, h.profiles, name)
+	}
+	if err != nil {
+		return house{}, nil, "", profileError(name, err)
+	}
+	return h, data, version, nil
+}
+
+// stat is get for calls that need no plain text, and so no identity that fits.
+func (s *profiles) stat(ctx context.Context, name string) (house, store.Version, error) {
+	if err := store.CheckName(name); err != nil {
+		return house{}, "", invalid("name", err.Error())
+	}
+	h, err := s.d.opened()
+	if err != nil {
+		return house{}, "", err
+	}
+	version, err := h.profiles.Stat(ctx, name)
+	if err != nil {
+		return house{}, "", profileError(name, err)
+	}
+	if version == "" {
+		return house{}, "", noSuchProfile(ctx, h.profiles, name)
+	}
+	return h, version, nil
+}
+
+// caller is the process behind a call, as the kernel saw it connect.
+func caller(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr.String()
+	}
+	return "unknown"
+}

@@ -1,0 +1,267 @@
+// Package settings decides where things lie on this machine and what is
+// switched on. It is the one reader of the TOKEND_… variables and of the
+// configuration file; both the daemon and its clients use it, so it links
+// little.
+package settings
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"tokend/internal/envfile"
+)
+
+// Names of the settings. Each may be given by flag, in the environment, or in
+// the configuration file, and the first of these that has it wins.
+const (
+	Socket  = "TOKEND_SOCKET"  // path of the daemon's socket
+	Dir     = "TOKEND_DIR"     // folder of the store
+	Store   = "TOKEND_STORE"   // backend of the profiles: "age"
+	Trust   = "TOKEND_TRUST"   // "file": texts must be trusted one by one; "all": none needs to be
+	Profile = "TOKEND_PROFILE" // tokenctl: stands in for PROFILE
+)
+
+// names is in the order in which they are shown.
+var names = []string{Dir, Socket, Store, Trust, Profile}
+
+// maxSocket is what fits into sockaddr_un on every supported system, with its
+// terminating NUL (104 bytes on macOS, 108 on Linux).
+const maxSocket = 103
+
+// maxConfig is more than anybody writes by hand.
+const maxConfig = 64 << 10
+
+// Value is a setting in force.
+type Value struct {
+	Name, Value string
+	// Source is "flag", "environment", "default", the name of the variable
+	// that a default is built from, or the path of the configuration file.
+	Source string
+}
+
+// Settings is everything in force.
+type Settings struct {
+	flags  map[string]string
+	values map[string]Value
+
+	// ConfigFile is read if it exists.
+	ConfigFile string
+	// StateDir holds what the daemon learns and logs: sessions, trust, log.
+	StateDir string
+}
+
+// Error is a setting that cannot be used, with where it came from.
+type Error struct {
+	Name, Source, Message string
+}
+
+func (e *Error) Error() string {
+	s := e.Message
+	if e.Name != "" {
+		s = e.Name + ": " + s
+	}
+	if e.Source != "" {
+		s += " (" + e.Source + ")"
+	}
+	return s
+}
+
+// Load reads the settings. flags holds those given on the command line.
+// Every error is an [*Error].
+func Load(flags map[string]string) (*Settings, error) {
+	s := &Settings{flags: flags, values: make(map[string]Value, len(names))}
+	home := os.Getenv("HOME")
+	config, err := xdg("XDG_CONFIG_HOME", home, ".config")
+	if err != nil {
+		return nil, err
+	}
+	data, err := xdg("XDG_DATA_HOME", home, ".local/share")
+	if err != nil {
+		return nil, err
+	}
+	state, err := xdg("XDG_STATE_HOME", home, ".local/state")
+	if err != nil {
+		return nil, err
+	}
+	s.ConfigFile = filepath.Join(config, "tokend", "config")
+	file, err := readConfig(s.ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if v := flags[name]; v != "" {
+			s.values[name] = Value{name, v, "flag"}
+		} else if v := os.Getenv(name); v != "" {
+			s.values[name] = Value{name, v, "environment"}
+		} else if v := file[name]; v != "" {
+			s.values[name] = Value{name, v, s.ConfigFile}
+		}
+	}
+
+	s.setDefault(Dir, filepath.Join(data, "tokend"), "default")
+	s.StateDir = filepath.Join(state, "tokend")
+	if err := s.absolute(Dir, home); err != nil {
+		return nil, err
+	}
+	if s.Get(Dir) != filepath.Join(data, "tokend") {
+		s.StateDir = filepath.Join(s.Get(Dir), "state")
+	}
+	if _, ok := s.values[Socket]; !ok {
+		path, source := defaultSocket(filepath.Join(state, "tokend", "run"))
+		s.setDefault(Socket, path, source)
+	}
+	if err := s.absolute(Socket, home); err != nil {
+		return nil, err
+	}
+	if v := s.values[Socket]; len(v.Value) > maxSocket {
+		return nil, &Error{Socket, v.Source, strconv.Quote(v.Value) + " is longer than " + strconv.Itoa(maxSocket) + " bytes, which is all that a socket's name may have"}
+	}
+	s.setDefault(Store, "age", "default")
+	if v := s.values[Store]; v.Value != "age" {
+		return nil, &Error{Store, v.Source, "unknown store " + strconv.Quote(v.Value) + "; this version knows: age"}
+	}
+	s.setDefault(Trust, "file", "default")
+	if v := s.values[Trust]; v.Value != "file" && v.Value != "all" {
+		return nil, &Error{Trust, v.Source, strconv.Quote(v.Value) + " is neither file nor all"}
+	}
+	return s, nil
+}
+
+// Again reads the settings anew, with the same flags.
+func (s *Settings) Again() (*Settings, error) { return Load(s.flags) }
+
+// Get returns the value of a setting, or "" where it has none.
+func (s *Settings) Get(name string) string { return s.values[name].Value }
+
+// All returns the settings that have a value, in a fixed order.
+func (s *Settings) All() []Value {
+	var all []Value
+	for _, name := range names {
+		if v, ok := s.values[name]; ok {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+// Source says where a setting came from.
+func (s *Settings) Source(name string) string { return s.values[name].Source }
+
+// ProfilesDir holds the profiles, one file each.
+func (s *Settings) ProfilesDir() string { return filepath.Join(s.Get(Dir), "profiles") }
+
+// IdentityFile is the identity without protection other than its mode.
+func (s *Settings) IdentityFile() string { return filepath.Join(s.Get(Dir), "identity.txt") }
+
+// LockFile is locked by the one daemon of this store, and names its socket.
+func (s *Settings) LockFile() string { return filepath.Join(s.Get(Dir), "lock") }
+
+// SessionsDir holds what the daemon has learnt and must not lose.
+func (s *Settings) SessionsDir() string { return filepath.Join(s.StateDir, "sessions") }
+
+// TrustFile lists the texts that the user has trusted.
+func (s *Settings) TrustFile() string { return filepath.Join(s.StateDir, "trusted") }
+
+// LogFile is where a daemon that was started by a client writes its log.
+func (s *Settings) LogFile() string { return filepath.Join(s.StateDir, "tokend.log") }
+
+func (s *Settings) setDefault(name, value, source string) {
+	if _, ok := s.values[name]; !ok {
+		s.values[name] = Value{name, value, source}
+	}
+}
+
+func (s *Settings) absolute(name, home string) error {
+	v := s.values[name]
+	if rest, ok := strings.CutPrefix(v.Value, "~/"); ok && home != "" {
+		v.Value = filepath.Join(home, rest)
+	}
+	if !filepath.IsAbs(v.Value) {
+		return &Error{name, v.Source, strconv.Quote(v.Value) + " must be an absolute path"}
+	}
+	v.Value = filepath.Clean(v.Value)
+	s.values[name] = v
+	return nil
+}
+
+// xdg applies the XDG Base Directory rule that a relative path is ignored.
+func xdg(name, home, fallback string) (string, error) {
+	if v := os.Getenv(name); filepath.IsAbs(v) {
+		return v, nil
+	}
+	if !filepath.IsAbs(home) {
+		return "", &Error{Name: "HOME", Message: "not set to an absolute path, and neither is " + name}
+	}
+	return filepath.Join(home, fallback), nil
+}
+
+// defaultSocket skips a runtime folder that is not this user's, such as the
+// one that su and sudo leave in the environment.
+func defaultSocket(fallback string) (path, source string) {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) && ours(dir) {
+		return filepath.Join(dir, "tokend", "tokend.sock"), "XDG_RUNTIME_DIR"
+	}
+	if dir := "/run/user/" + strconv.Itoa(os.Geteuid()); ours(dir) {
+		return filepath.Join(dir, "tokend", "tokend.sock"), "default"
+	}
+	return filepath.Join(fallback, "tokend.sock"), "default"
+}
+
+func ours(dir string) bool {
+	fi, err := os.Lstat(dir)
+	if err != nil || !fi.IsDir() {
+		return false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
+
+func readConfig(path string) (map[string]string, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &Error{Source: path, Message: "reading the configuration: " + err.Error()}
+	}
+	defer f.Close()
+	// Who may write here says where secrets go.
+	if fi, err := f.Stat(); err != nil {
+		return nil, &Error{Source: path, Message: "reading the configuration: " + err.Error()}
+	} else if st, ok := fi.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() && st.Uid != 0 {
+		return nil, &Error{Source: path, Message: "the configuration belongs to somebody else"}
+	} else if fi.Mode().Perm()&0o022 != 0 {
+		return nil, &Error{Source: path, Message: "the configuration can be changed by others; run: chmod go-w '" + path + "'"}
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	if err != nil {
+		return nil, &Error{Source: path, Message: "reading the configuration: " + err.Error()}
+	}
+	vars, err := envfile.Parse(text)
+	if err != nil {
+		return nil, &Error{Source: path, Message: err.Error()}
+	}
+	file := make(map[string]string, len(vars))
+	for _, v := range vars {
+		if !known(v.Name) {
+			return nil, &Error{v.Name, path, "line " + strconv.Itoa(v.Line) + ": unknown setting; known are " + strings.Join(names, ", ")}
+		}
+		file[v.Name] = v.Value
+	}
+	return file, nil
+}
+
+func known(name string) bool {
+	for _, n := range names {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,398 @@
+package test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"tokend/test/authserver"
+)
+
+// TestScripts runs testdata/*.txtar, each with the real binaries in a home of
+// its own. Besides testscript's own commands there are those of scriptCommands.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                "testdata",
+		Setup:              scriptSetup,
+		Cmds:               scriptCommands,
+		RequireUniqueNames: true,
+		ContinueOnError:    true,
+	})
+}
+
+var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
+	"answer":     scriptAnswer,
+	"authserver": scriptAuthserver,
+	"expand":     scriptExpand,
+	"fails":      scriptFails,
+	"json":       scriptJSON,
+	"mode":       scriptMode,
+	"prints":     scriptPrints,
+	"request":    scriptRequest,
+	"requests":   scriptRequests,
+	"says":       scriptSays,
+	"seal":       scriptSeal,
+	"tokenctl":   scriptTokenctl,
+}
+
+// scriptServer is the key of a script's *authserver.Server.
+type scriptServer struct{}
+
+func scriptSetup(env *testscript.Env) error {
+	env.Setenv("PATH", binDir+string(os.PathListSeparator)+env.Getenv("PATH"))
+	env.Setenv("TOKENCTL", filepath.Join(binDir, "tokenctl"))
+	env.Setenv("GOTRACEBACK", "")
+	for name, dir := range map[string]string{
+		"HOME":            "home",
+		"XDG_CONFIG_HOME": "home/.config",
+		"XDG_DATA_HOME":   "home/.local/share",
+		"XDG_STATE_HOME":  "home/.local/state",
+		"XDG_RUNTIME_DIR": "run",
+		"TMPDIR":          "tmp",
+	} {
+		path := filepath.Join(env.WorkDir, dir)
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return err
+		}
+		env.Setenv(name, path)
+	}
+	env.Values[scriptServer{}] = new(*authserver.Server)
+	vars := env.Vars
+	env.Defer(func() { scriptStopDaemons(env.T(), env.WorkDir, vars) })
+	return nil
+}
+
+// scriptStopDaemons ends every daemon that has a socket below work: `daemon
+// stop` answers whatever the store of the daemon.
+func scriptStopDaemons(t testscript.T, work string, environ []string) {
+	filepath.WalkDir(work, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type() != fs.ModeSocket {
+			return nil
+		}
+		stop := exec.Command(filepath.Join(binDir, "tokenctl"), "--socket", path, "daemon", "stop")
+		stop.Env = environ
+		if out, err := stop.CombinedOutput(); err != nil {
+			t.Log("stopping the daemon at", path, err, string(out))
+			t.FailNow()
+		}
+		return nil
+	})
+}
+
+// scriptTokenctl is "exec tokenctl", which must succeed:
+//
+//	tokenctl ARG...
+func scriptTokenctl(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("use fails, which wants the exit status")
+	}
+	ts.Check(ts.Exec("tokenctl", args...))
+}
+
+// scriptFails runs a program that must exit with a status and print nothing
+// on standard output. Where that program is tokenctl, what it says must be one
+// line, or with -o json one JSON object, of printable characters.
+//
+//	fails [-asked] [-answers] STATUS PROGRAM ARG...
+//
+// With -asked it put a yes-or-no question on standard error before, with
+// -answers it prints something all the same.
+func scriptFails(ts *testscript.TestScript, neg bool, args []string) {
+	var asked, answers bool
+	for ; len(args) > 0 && args[0][0] == '-'; args = args[1:] {
+		asked = asked || args[0] == "-asked"
+		answers = answers || args[0] == "-answers"
+	}
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: fails [-asked] [-answers] status program [args...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+	if out := ts.ReadFile("stdout"); (out != "") != answers {
+		ts.Fatalf("it failed, and printed %q", out)
+	}
+	if args[1] != "tokenctl" {
+		return
+	}
+	said := ts.ReadFile("stderr")
+	if asked {
+		i := strings.LastIndex(said, "? [y/N] ")
+		if i < 0 {
+			ts.Fatalf("it did not ask")
+		}
+		said = said[i+len("? [y/N] "):]
+	}
+	if err := scriptOneLine(said); err != nil {
+		ts.Fatalf("%q: %v", said, err)
+	}
+	if scriptWantsJSON.MatchString(strings.Join(args, " ")) {
+		var object map[string]any
+		ts.Check(json.Unmarshal([]byte(said), &object))
+	} else if !strings.HasPrefix(said, "tokenctl: ") {
+		ts.Fatalf("%q does not begin with the program's name", said)
+	}
+}
+
+var scriptWantsJSON = regexp.MustCompile(`(-o|--output)[ =]?json( |$)`)
+
+func scriptOneLine(s string) error {
+	line, ok := strings.CutSuffix(s, "\n")
+	if !ok {
+		return errors.New("no line")
+	}
+	if !utf8.ValidString(line) {
+		return errors.New("not UTF-8")
+	}
+	for _, r := range line {
+		if !unicode.IsPrint(r) {
+			return fmt.Errorf("%q in a line for people", r)
+		}
+	}
+	return nil
+}
+
+// scriptSays compares the line on standard error.
+//
+//	says WORD...
+func scriptSays(ts *testscript.TestScript, neg bool, args []string) {
+	scriptCompareLine(ts, "stderr", args)
+}
+
+// scriptPrints compares the line on standard output, of a command that said
+// nothing on standard error.
+//
+//	prints WORD...
+func scriptPrints(ts *testscript.TestScript, neg bool, args []string) {
+	scriptCompareLine(ts, "stdout", args)
+	if said := ts.ReadFile("stderr"); said != "" {
+		ts.Fatalf("it said %q", said)
+	}
+}
+
+func scriptCompareLine(ts *testscript.TestScript, file string, words []string) {
+	got, want := ts.ReadFile(file), strings.Join(words, " ")+"\n"
+	if got != want {
+		ts.Fatalf("%s is\n%s, want\n%s", file, got, want)
+	}
+}
+
+// scriptSeal lets the age command write a profile into the default store, from
+// outside, for the store's identity or for RECIPIENT.
+//
+//	seal PROFILE FILE [RECIPIENT]
+func scriptSeal(ts *testscript.TestScript, neg bool, args []string) {
+	store := filepath.Join(ts.Getenv("XDG_DATA_HOME"), "tokend")
+	var recipient string
+	if len(args) == 3 {
+		recipient = args[2]
+	} else {
+		ts.Check(ts.Exec("age-keygen", "-y", filepath.Join(store, "identity.txt")))
+		recipient = strings.TrimSpace(ts.ReadFile("stdout"))
+	}
+	path := filepath.Join(store, "profiles", args[0]+".env.age")
+	ts.Check(os.MkdirAll(filepath.Dir(path), 0o700))
+	ts.Check(ts.Exec("age", "-r", recipient, "-o", path, ts.MkAbs(args[1])))
+	ts.Check(os.Chmod(path, 0o600))
+}
+
+// scriptAuthserver starts the script's authorization server. It sets ISSUER,
+// TOKEN_URL and RESOURCE, and CA_FILE with -tls.
+//
+//	authserver [-tls] [-path PATH] ID:SECRET[:AUTH]...
+func scriptAuthserver(ts *testscript.TestScript, neg bool, args []string) {
+	var cfg authserver.Config
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		switch args[0] {
+		case "-tls":
+			cfg.TLS = true
+		case "-path":
+			cfg.Path, args = args[1], args[1:]
+		default:
+			ts.Fatalf("authserver has no %s", args[0])
+		}
+		args = args[1:]
+	}
+	for _, arg := range args {
+		part := strings.SplitN(arg, ":", 3)
+		if len(part) < 2 {
+			ts.Fatalf("usage: authserver [-tls] [-path path] id:secret[:auth]...")
+		}
+		c := authserver.Client{ID: part[0], Secret: part[1]}
+		if len(part) == 3 {
+			c.Auth = part[2]
+		}
+		cfg.Clients = append(cfg.Clients, c)
+	}
+	s, err := authserver.Listen(cfg)
+	ts.Check(err)
+	ts.Defer(s.Close)
+	ts.Setenv("ISSUER", s.Issuer)
+	ts.Setenv("TOKEN_URL", s.TokenURL)
+	ts.Setenv("RESOURCE", s.ResourceURL)
+	if s.CA != nil {
+		ca := ts.MkAbs("ca.pem")
+		ts.Check(os.WriteFile(ca, s.CA, 0o600))
+		ts.Setenv("CA_FILE", ca)
+	}
+	*ts.Value(scriptServer{}).(**authserver.Server) = s
+}
+
+func scriptServerOf(ts *testscript.TestScript) *authserver.Server {
+	s := *ts.Value(scriptServer{}).(**authserver.Server)
+	if s == nil {
+		ts.Fatalf("no authserver is running")
+	}
+	return s
+}
+
+// scriptAnswer says how the coming token requests are answered, one after the
+// other, or with -always all that have no answer of their own.
+//
+//	answer [-always] JSON...
+func scriptAnswer(ts *testscript.TestScript, neg bool, args []string) {
+	script := scriptServerOf(ts).AnyClient()
+	always := len(args) > 0 && args[0] == "-always"
+	if always {
+		args = args[1:]
+	}
+	for _, arg := range args {
+		var a authserver.Answer
+		ts.Check(json.Unmarshal([]byte(arg), &a))
+		if always {
+			script.Always(a)
+		} else {
+			script.Then(a)
+		}
+	}
+}
+
+// scriptRequests compares how many requests there were at the token endpoint.
+//
+//	requests N
+func scriptRequests(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: requests n")
+	}
+	s := scriptServerOf(ts)
+	token, err := url.Parse(s.TokenURL)
+	ts.Check(err)
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	if got := s.Count(token.Path); got != want {
+		ts.Fatalf("%d token requests, want %d", got, want)
+	}
+}
+
+// scriptRequest compares the form of the last request.
+//
+//	request FORM
+func scriptRequest(ts *testscript.TestScript, neg bool, args []string) {
+	all := scriptServerOf(ts).Requests()
+	if len(all) == 0 || len(args) != 1 {
+		ts.Fatalf("usage: request form, after one")
+	}
+	if got := all[len(all)-1].Form.Encode(); got != args[0] {
+		ts.Fatalf("form of the last request:\n%s, want\n%s", got, args[0])
+	}
+}
+
+// scriptExpand replaces the variables in files.
+//
+//	expand FILE...
+func scriptExpand(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		text := os.Expand(ts.ReadFile(name), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
+	}
+}
+
+// scriptJSON reads a file that must be one JSON value, and compares a member
+// of it with a value (as JSON, or else as the text of a string), or keeps it
+// in a variable.
+//
+//	[!] json FILE MEMBER[.MEMBER]... [VALUE | -> VARIABLE]
+func scriptJSON(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || len(args) > 4 {
+		ts.Fatalf("usage: json file member [value | -> variable]")
+	}
+	d := json.NewDecoder(strings.NewReader(ts.ReadFile(args[0])))
+	d.UseNumber()
+	var v any
+	ts.Check(d.Decode(&v))
+	if _, err := d.Token(); err != io.EOF {
+		ts.Fatalf("more than one JSON value in %s", args[0])
+	}
+	found := true
+	for name := range strings.SplitSeq(args[1], ".") {
+		switch container := v.(type) {
+		case map[string]any:
+			v, found = container[name]
+		case []any:
+			i, err := strconv.Atoi(name)
+			if found = err == nil && i < len(container); found {
+				v = container[i]
+			}
+		default:
+			found = false
+		}
+	}
+	var text string
+	if s, ok := v.(string); ok {
+		text = s
+	} else {
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		ts.Check(e.Encode(v))
+		text = strings.TrimSuffix(b.String(), "\n")
+	}
+	switch {
+	case len(args) == 4:
+		if neg || args[2] != "->" || !found {
+			ts.Fatalf("no %s to keep", args[1])
+		}
+		ts.Setenv(args[3], text)
+	case len(args) == 3 && (found && text == args[2]) == neg:
+		ts.Fatalf("%s is %s", args[1], text)
+	case len(args) == 2 && found == neg:
+		ts.Fatalf("%s: %v", args[1], found)
+	}
+}
+
+// scriptMode compares the permissions of files and folders.
+//
+//	mode OCTAL PATH...
+func scriptMode(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args[1:] {
+		info, err := os.Lstat(ts.MkAbs(name))
+		ts.Check(err)
+		if got := fmt.Sprintf("%03o", info.Mode().Perm()); got != args[0] {
+			ts.Fatalf("%s has mode %s, want %s", name, got, args[0])
+		}
+	}
+}

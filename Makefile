@@ -8,8 +8,9 @@ TOOLS   := $(CURDIR)/.tools
 BUF     := tools/node_modules/.bin/buf
 
 # Not PIE: it costs a quarter of the start-up. grpcnotrace keeps x/net/trace
-# and its templates out of the daemon.
-GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags grpcnotrace \
+# and its templates out of the daemon, nethttpomithttp2 the half of net/http
+# that it does not use.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags grpcnotrace,nethttpomithttp2 \
 	-ldflags '-s -w -X main.version=$(VERSION)'
 
 .PHONY: build install demo test unit e2e fuzz lint proto landed bench deps clean

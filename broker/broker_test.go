@@ -885,7 +885,9 @@ func TestDiscoveryWithoutTokenEndpoint(t *testing.T) {
 	})
 	w.put(t, "dev/network", "OAUTH2_ISSUER="+s+"\nCLIENT_ID=client\nCLIENT_SECRET="+secret+"\n")
 	_, err := w.Token(t.Context(), plain)
-	if want := "discovering " + s + ": its metadata names no token endpoint; set OAUTH2_TOKEN_URL"; err == nil || err.Error() != want {
+	var discovery *broker.DiscoveryError
+	want := "reading the metadata of " + s + ": they name no token endpoint; set OAUTH2_TOKEN_URL"
+	if !errors.As(err, &discovery) || err.Error() != want {
 		t.Errorf("error is %v, want %q", err, want)
 	}
 }

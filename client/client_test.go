@@ -109,7 +109,7 @@ func prepare(ctx context.Context) error {
 		return err
 	}
 	if err := stream.Recv(&tokendv1.InitResponse{}); err != io.EOF {
-		return fmt.Errorf("after the last event: %v", err)
+		return fmt.Errorf("after the last event: %w", err)
 	}
 	text := "OAUTH2_TOKEN_URL=" + server.TokenURL + "\nCLIENT_ID=client\nCLIENT_SECRET=secret\nOAUTH2_SCOPE='read write'\nAPI_URL=" + server.URL + "\n"
 	return c.Call(ctx, "/tokend.v1.ProfileService/PutProfile", &tokendv1.PutProfileRequest{
@@ -233,7 +233,8 @@ func TestSocketOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := client.Client{Socket: filepath.Join(dir, "s"), Autostart: true}
-	if _, err := c.Token(t.Context(), dev); !errors.Is(err, client.ErrNotRunning) || !strings.Contains(err.Error(), "open to others") {
+	var unreachable *client.UnreachableError
+	if _, err := c.Token(t.Context(), dev); !errors.As(err, &unreachable) || errors.Is(err, client.ErrNotRunning) || !strings.Contains(err.Error(), "open to others") {
 		t.Errorf("error is %v", err)
 	}
 }
@@ -444,13 +445,22 @@ func TestAutostart(t *testing.T) {
 func TestAutostartThatFails(t *testing.T) {
 	c := client.Client{Socket: filepath.Join(home, "none", "s"), Autostart: true}
 	for script, want := range map[string]string{
-		`echo "error the disk is full" >&3; exit 1`: "tokend is not running: it could not start: the disk is full",
+		`echo "error - the disk is full" >&3; exit 1`: "tokend is not running: it could not start: the disk is full",
 		"exit 1": "ended without a word; its log is " + home + "/.local/state/tokend/tokend.log",
 	} {
 		program(t, script)
 		if _, err := c.Token(t.Context(), dev); !errors.Is(err, client.ErrNotRunning) || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%s: error is %v", script, err)
 		}
+	}
+	program(t, `echo "error SETTINGS_INVALID TOKEND_X: no such setting" >&3; exit 78`)
+	var failed *client.Error
+	_, err := c.Token(t.Context(), dev)
+	if !errors.As(err, &failed) {
+		t.Fatalf("error is %v", err)
+	}
+	if diff := cmp.Diff(&client.Error{Reason: tokendv1.Reason_REASON_SETTINGS_INVALID, Message: "TOKEND_X: no such setting"}, failed); diff != "" {
+		t.Error(diff)
 	}
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {

@@ -47,8 +47,8 @@ func (c *Client) connect(ctx context.Context) (net.Conn, []grpcwire.Header, erro
 		switch {
 		case err == nil:
 			return conn, header, nil
-		case ctx.Err() != nil:
-			return nil, nil, fmt.Errorf("%w: connecting to %s: %w", ErrNotRunning, path, ctx.Err())
+		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded): // the connection's timer may be the earlier one
+			return nil, nil, fmt.Errorf("%w: connecting to %s: %w", ErrNotRunning, path, err)
 		case !errors.Is(err, socket.ErrNotRunning):
 			return nil, nil, &UnreachableError{err}
 		}

@@ -10,7 +10,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,8 +41,9 @@ const (
 	stopTime = 10 * time.Second
 	// answerTime is kept of a caller's deadline for the answer's way back.
 	answerTime = 200 * time.Millisecond
-	// lostCheck is how often the daemon looks whether it can still be found.
-	lostCheck = 5 * time.Second
+	// checkEvery is how often the daemon looks whether it can still be found,
+	// and whether it is idle.
+	checkEvery = 5 * time.Second
 )
 
 // dirHeader is the request metadata with which a client says which store it
@@ -60,6 +63,12 @@ type Daemon struct {
 	stop        chan struct{} // closed by the first call of beginStop
 	beginStop   func()
 	trust       *trust
+
+	calls atomic.Int64 // taken since the start
+	// For Serve alone: calls at its last look, and whether memory has been given
+	// back since it last changed.
+	seen  int64
+	given bool
 
 	// mu guards the fields that follow.
 	mu       sync.RWMutex
@@ -109,8 +118,8 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(l) }()
 
-	lost := time.NewTicker(lostCheck)
-	defer lost.Stop()
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
 	err := func() error {
 		for {
 			select {
@@ -121,7 +130,8 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 			case err := <-served:
 				served <- err
 				return err
-			case <-lost.C:
+			case <-tick.C:
+				d.giveBack()
 				if l.Lost() {
 					return fmt.Errorf("socket %s was removed or replaced by somebody else", l.Addr())
 				}
@@ -140,6 +150,19 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 		d.broker.Close()
 	}
 	return err
+}
+
+// giveBack returns memory that a burst of calls has left as garbage, with what
+// secrets are in it, once no call has come for a while.
+func (d *Daemon) giveBack() {
+	if calls := d.calls.Load(); calls != d.seen {
+		d.seen, d.given = calls, false
+		return
+	}
+	if !d.given {
+		debug.FreeOSMemory()
+		d.given = true
+	}
 }
 
 // open opens the stores if they are not, and the identity that there is now.
@@ -231,6 +254,7 @@ func (d *Daemon) opened() (house, error) {
 }
 
 func (d *Daemon) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	d.calls.Add(1)
 	if err := d.checkDir(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}

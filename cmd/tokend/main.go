@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -167,8 +166,6 @@ func serve(flags map[string]string, logFile string, ready *readiness) error {
 	if err := ready.say("ready " + s.Get(settings.Socket)); err != nil {
 		return fmt.Errorf("nobody waits for this daemon any more: %w", err)
 	}
-	// What it took to start is garbage now, and the daemon may be idle for days.
-	debug.FreeOSMemory()
 	return d.Serve(ctx, l)
 }
 

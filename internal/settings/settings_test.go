@@ -170,6 +170,11 @@ func TestSocket(t *testing.T) {
 			t.Errorf("XDG_RUNTIME_DIR=%q: socket %s from %s", runtime, s.Get(settings.Socket), s.Source(settings.Socket))
 		}
 	}
+	longest := "/" + strings.Repeat("x", 102)
+	t.Setenv(settings.Socket, longest)
+	if s := load(t, nil); s.Get(settings.Socket) != longest {
+		t.Error("the longest path is refused")
+	}
 	t.Setenv(settings.Socket, "~/s")
 	if s := load(t, nil); s.Get(settings.Socket) != home+"/s" || s.Source(settings.Socket) != "environment" {
 		t.Errorf("socket %s from %s", s.Get(settings.Socket), s.Source(settings.Socket))
@@ -189,6 +194,12 @@ func TestErrors(t *testing.T) {
 		"relative socket": {
 			config: "TOKEND_SOCKET=./s\n", want: settings.Error{Name: "TOKEND_SOCKET", Source: "CONFIG", Message: `"./s" must be an absolute path`},
 			text: `TOKEND_SOCKET: "./s" must be an absolute path (CONFIG)`,
+		},
+		"long socket": {
+			env: "TOKEND_SOCKET=/" + strings.Repeat("x", 103),
+			want: settings.Error{Name: "TOKEND_SOCKET", Source: "environment",
+				Message: `"/` + strings.Repeat("x", 103) + `" is longer than 103 bytes, which is all that a socket's name may have`},
+			text: `TOKEND_SOCKET: "/` + strings.Repeat("x", 103) + `" is longer than 103 bytes, which is all that a socket's name may have (environment)`,
 		},
 		"another's home": {
 			env: "TOKEND_DIR=~root/x", want: settings.Error{Name: "TOKEND_DIR", Source: "environment", Message: `"~root/x" must be an absolute path`},

@@ -1,0 +1,4 @@
+// Command empty is what any Go program costs.
+package main
+
+func main() {}

@@ -39,13 +39,17 @@ cmd() { # cmd LINE - shows a command line, then runs it
 say "Building tokend and tokenctl (the first time takes a minute)"
 mkdir "$T/bin" "$T/home" "$T/tmp"
 # Where Go has no caches yet, it is to have none afterwards.
+# Go counts its runs below its configuration folder, which has the user's go/env too.
+export GOENV="${GOENV-${XDG_CONFIG_HOME:-$HOME/.config}/go/env}" XDG_CONFIG_HOME="$T/config" TMPDIR="$T/tmp"
 [ -d "$(go env GOCACHE)" ] || export GOCACHE="$T/gocache"
 [ -d "$(go env GOMODCACHE)" ] || export GOMODCACHE="$T/gomod"
-CGO_ENABLED=0 GOTELEMETRY=off go build -trimpath -buildvcs=false -tags grpcnotrace -o "$T/bin/" ./cmd/tokend ./cmd/tokenctl ./test/authserver/cmd/authserver
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags grpcnotrace -o "$T/bin/" ./cmd/tokend ./cmd/tokenctl ./test/authserver/cmd/authserver
 
 # From here on everything lives in $T.
 export HOME="$T/home" TMPDIR="$T/tmp" PATH="$T/bin:$PATH"
 unset XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_RUNTIME_DIR TOKEND_DIR TOKEND_SOCKET TOKEND_PROFILE TOKEND_TRUST TOKEND_STORE
+mkdir -m 700 "$T/run"
+export XDG_RUNTIME_DIR="$T/run"
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
 
 say "Starting an authorization server and a protected resource, as your provider would run them"

@@ -14,6 +14,7 @@ need curl curl
 need git git
 need age age
 need strace strace
+need script bsdutils
 need setpriv util-linux
 need flock util-linux
 need shellcheck shellcheck

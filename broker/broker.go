@@ -162,6 +162,9 @@ type facts struct {
 	textKey
 	scopes, audience, resource string // the profile's own, normalised
 	apiOrigins                 []string
+	// made is when the last token of this text was asked for; guarded by the
+	// Broker's mu.
+	made time.Duration
 }
 
 // key names one token: requests with equal keys share it, others never do.
@@ -219,15 +222,19 @@ func (b *Broker) tokenOf(ctx context.Context, text textKey, r Request) (Token, e
 		k.resource = r.Resource
 	}
 
-	t, err := b.cachedOrFetched(ctx, k, r)
+	t, err := b.cachedOrFetched(ctx, f, k, r)
 	t.APIOrigins = f.apiOrigins
 	return t, err
 }
 
-func (b *Broker) cachedOrFetched(ctx context.Context, k key, r Request) (Token, error) {
+func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request) (Token, error) {
 	b.mu.Lock()
 	e := b.tokens[k]
-	t, err, ok := e.answer(b.Now(), r)
+	now := b.Now()
+	if now-f.made < forceGap {
+		r.Force = false
+	}
+	t, err, ok := e.answer(now, r)
 	asked := e.lastAsked()
 	b.mu.Unlock()
 	if ok {
@@ -240,7 +247,7 @@ func (b *Broker) cachedOrFetched(ctx context.Context, k key, r Request) (Token, 
 		return m.fresh(b.Now(), r)
 	}
 	var refused *RefusedError
-	if errors.As(err, &refused) {
+	if errors.As(err, &refused) || errors.Is(err, context.DeadlineExceeded) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if t, ok := b.tokens[k].lastResort(b.Now(), r); ok {
@@ -266,6 +273,7 @@ func (b *Broker) load(ctx context.Context, text textKey) (*facts, error) {
 		audience:   strings.Join(p.Request.Audience, " "),
 		resource:   strings.Join(p.Request.Resource, " "),
 		apiOrigins: p.APIOrigins,
+		made:       -forceGap,
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -347,6 +355,9 @@ func (b *Broker) fetch(ctx context.Context, k key, asked time.Duration) (*made, 
 			e.closed = answered.RetryAfter
 		}
 		return nil, e.refusal(b.Now())
+	}
+	if f := b.facts[k.profile]; f != nil && f.textKey == k.textKey {
+		f.made = sent
 	}
 	e.err = nil
 	m := &made{

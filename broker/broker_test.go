@@ -1006,3 +1006,19 @@ func TestClose(t *testing.T) {
 	w.server.Close()
 	goleak.VerifyNone(t, before)
 }
+
+// The 2 s are the profile's: who asks for other scopes waits as well, unless
+// there is no such token yet.
+func TestForceIsCountedByProfile(t *testing.T) {
+	w := newWorld(t)
+	w.put(t, "dev/network", w.text())
+	narrow := broker.Request{Profile: "dev/network", Scopes: []string{"narrow"}, Force: true}
+	first := w.get(t, narrow)
+	w.sleep(2 * time.Second)
+	w.get(t, broker.Request{Profile: "dev/network", Force: true})
+	w.wantRequests(t, 2)
+	if got := w.get(t, narrow); got.Access != first.Access {
+		t.Error("two forced requests of one profile within 2 s")
+	}
+	w.wantRequests(t, 2)
+}

@@ -62,10 +62,7 @@ func (e *entry) answer(now time.Duration, r Request) (t Token, err error, ok boo
 	if e == nil {
 		return Token{}, nil, false
 	}
-	alive := e.token != nil && e.token.remaining(now) > 0
-	if r.Force && alive && now-e.token.sent >= forceGap {
-		alive = false
-	}
+	alive := e.token != nil && e.token.remaining(now) > 0 && !r.Force
 	good := alive && e.token.remaining(now) >= e.token.least()
 	switch {
 	case alive && e.token.remaining(now) >= max(r.MinValid, e.token.least()):

@@ -90,7 +90,7 @@ type Token struct {
 // Format writes the token without its secret, whatever the verb.
 func (t Token) Format(f fmt.State, _ rune) {
 	text, _ := t.MarshalText()
-	f.Write(text)
+	_, _ = f.Write(text)
 }
 
 // MarshalText does as Format does, for JSON and slog.

@@ -117,12 +117,12 @@ func (c *Client) start(ctx context.Context, s *settings.Settings) (string, error
 		return "", fmt.Errorf("%w: starting %s: %w", ErrNotRunning, exe, err)
 	}
 	// It is this process's child for as long as both live, and to be reaped.
-	go p.Wait()
+	go func() { _, _ = p.Wait() }()
 
 	if deadline, ok := ctx.Deadline(); ok {
-		r.SetReadDeadline(deadline)
+		_ = r.SetReadDeadline(deadline)
 	}
-	defer context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })()
 	b, err := io.ReadAll(io.LimitReader(r, 8<<10))
 	what, rest, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
 	switch {

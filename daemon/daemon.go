@@ -60,8 +60,8 @@ type Daemon struct {
 	listener    *socket.Listener
 	server      *grpc.Server
 	health      *health.Server
-	stop        chan struct{} // closed by the first call of beginStop
-	beginStop   func()
+	stopping    context.Context // ended by beginStop
+	beginStop   context.CancelFunc
 	trust       *trust
 
 	calls atomic.Int64 // taken since the start
@@ -88,11 +88,10 @@ func New(s *settings.Settings, version string, protections []harden.Protection, 
 		protections: protections,
 		log:         log,
 		started:     time.Now(),
-		stop:        make(chan struct{}),
 		health:      health.NewServer(),
 		trust:       newTrust(s.TrustFile(), s.Get(settings.Trust) == "all"),
 	}
-	d.beginStop = sync.OnceFunc(func() { close(d.stop) })
+	d.stopping, d.beginStop = context.WithCancel(context.Background())
 	d.server = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
@@ -125,10 +124,10 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-d.stop:
+			case <-d.stopping.Done():
 				return nil
 			case err := <-served:
-				served <- err
+				served <- nil // for below
 				return err
 			case <-tick.C:
 				d.giveBack()
@@ -139,11 +138,12 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 		}
 	}()
 	d.log.Info("stopping")
+	d.beginStop()
 	d.health.Shutdown()
 	force := time.AfterFunc(stopTime, d.server.Stop)
 	d.server.GracefulStop()
 	force.Stop()
-	<-served
+	err = errors.Join(err, <-served)
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.broker != nil {
@@ -277,8 +277,20 @@ func (d *Daemon) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInf
 	if err := d.checkDir(s.Context(), info.FullMethod); err != nil {
 		return err
 	}
-	return handle(srv, s)
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	defer context.AfterFunc(d.stopping, cancel)()
+	return handle(srv, &endingStream{s, ctx})
 }
+
+// endingStream is a stream that ends when the daemon does: watchers of health
+// would keep it waiting.
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *endingStream) Context() context.Context { return s.ctx }
 
 // checkDir keeps a client that means another store from being served from
 // this one. What it needs to find that out, and to end this daemon, works.

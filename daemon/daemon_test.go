@@ -1583,3 +1583,24 @@ func TestSilentConnectionIsClosed(t *testing.T) {
 		t.Error("it is still open")
 	}
 }
+
+func TestStopEndsWatchers(t *testing.T) {
+	w := startWorld(t, t.TempDir())
+	watch, err := w.health.Watch(t.Context(), &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watch.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := w.daemon.Stop(t.Context(), &tokendv1.StopRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = watch.Recv()
+	}
+	if waited := time.Since(began); waited > 5*time.Second {
+		t.Errorf("the watcher's stream ended after %v", waited)
+	}
+}

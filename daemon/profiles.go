@@ -53,7 +53,7 @@ func (s *profiles) ListProfiles(ctx context.Context, req *tokendv1.ListProfilesR
 		}
 		entry := &tokendv1.ListProfilesResponse_ProfileEntry{Name: e.Name, Version: string(e.Version)}
 		bytes += proto.Size(entry) + 4 // with its tag and length
-		if n := len(resp.Profiles); n == size  {
+		if n := len(resp.Profiles); n == size || bytes > pageBytes {
 			resp.NextPageToken = resp.Profiles[n-1].Name
 			break
 		}

@@ -35,7 +35,7 @@ func decodeObject(data []byte) (map[string]any, error) {
 	if t, err := d.json.Token(); err != nil || t != json.Delim('{') {
 		d.problem = errors.New("the answer is not a JSON object")
 	} else {
-		d.object(members, 1)
+		_ = d.object(members, 1)
 	}
 	if problem == nil {
 		problem = d.problem

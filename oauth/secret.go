@@ -32,4 +32,4 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
 // Format ignores verb and flags: %x would print the bytes otherwise.
-func (Secret) Format(f fmt.State, _ rune) { f.Write([]byte(redacted)) }
+func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }

@@ -49,7 +49,7 @@ func (t Transport) MarshalText() ([]byte, error) {
 // Format prints as MarshalText does, for every verb.
 func (t Transport) Format(f fmt.State, _ rune) {
 	text, _ := t.MarshalText()
-	f.Write(text)
+	_, _ = f.Write(text)
 }
 
 // A route is one connection's way to one server, and how far it has come.

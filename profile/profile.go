@@ -400,6 +400,9 @@ func (r *reader) client(tokenURL string, others []envfile.Var) oauth.Client {
 		case "form":
 		case "raw":
 			c.RawBasic = true
+			if strings.Contains(c.ID, ":") {
+				r.wrong("OAUTH2_BASIC_ENCODING", "raw cannot carry a CLIENT_ID with a colon in it, which ends the name in a Basic header; use form, or client_secret_post")
+			}
 		default:
 			r.wrong("OAUTH2_BASIC_ENCODING", "neither form nor raw")
 		}

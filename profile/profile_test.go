@@ -263,6 +263,7 @@ func TestRefuses(t *testing.T) {
 		{good + "OAUTH2_REGISTRATION_URL=:", "line 4: OAUTH2_REGISTRATION_URL: not a URL"},
 		{good + "OAUTH2_ISSUER=https://as.example?x", "line 4: OAUTH2_ISSUER: has a query; an issuer is a URL without (RFC 8414 section 2)"},
 		{good + "OAUTH2_BASIC_ENCODING=RAW", "line 4: OAUTH2_BASIC_ENCODING: neither form nor raw"},
+		{"OAUTH2_TOKEN_URL=https://a.example/t\nCLIENT_ID=a:b\nCLIENT_SECRET=s\nOAUTH2_BASIC_ENCODING=raw", "line 4: OAUTH2_BASIC_ENCODING: raw cannot carry a CLIENT_ID with a colon in it, which ends the name in a Basic header; use form, or client_secret_post"},
 		{good + `OAUTH2_SCOPE='a"b'`, `line 4: OAUTH2_SCOPE: has a character that no scope has: only ASCII is allowed, and neither '"' nor '\' (RFC 6749 section 3.3)`},
 		{good + `OAUTH2_SCOPE='a b\c'`, `line 4: OAUTH2_SCOPE: entry 2: has a character that no scope has: only ASCII is allowed, and neither '"' nor '\' (RFC 6749 section 3.3)`},
 		{good + "OAUTH2_SCOPE=ä", `line 4: OAUTH2_SCOPE: has a character that no scope has: only ASCII is allowed, and neither '"' nor '\' (RFC 6749 section 3.3)`},

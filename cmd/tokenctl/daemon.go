@@ -39,7 +39,7 @@ touched.`,
 			if err != nil {
 				return err
 			}
-			defer s.Close()
+			defer func() { _ = s.Close() }()
 			start := &tokendv1.InitRequest_Start{PostQuantum: pq}
 			if err := s.Send(&tokendv1.InitRequest{Message: &tokendv1.InitRequest_Start_{Start: start}}); err != nil {
 				return err

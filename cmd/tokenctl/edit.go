@@ -23,7 +23,7 @@ func (a *app) editAndPut(ctx context.Context, req *tokendv1.PutProfileRequest, t
 	keep := false
 	defer func() {
 		if !keep {
-			os.RemoveAll(dir)
+			_ = os.RemoveAll(dir)
 		}
 	}()
 	// The name's last element, so that an editor's title says what it is.

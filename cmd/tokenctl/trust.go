@@ -169,7 +169,7 @@ func replaceFile(path, content string) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(f.Name())
+			_ = os.Remove(f.Name())
 		}
 	}()
 	_, err = io.WriteString(f, content)

@@ -276,7 +276,7 @@ func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 func (a *app) outputFlag(c *cobra.Command, forms ...string) {
 	a.output = forms[0]
 	c.Flags().VarP(&choice{&a.output, forms}, "output", "o", "output: "+strings.Join(forms, ", "))
-	c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // choice is a flag with a fixed set of values.

@@ -143,7 +143,7 @@ func serve(flags map[string]string, logFile string, ready *readiness) error {
 		}
 		return ready.say("ready " + holder)
 	}
-	defer lock.Release()
+	defer func() { _ = lock.Release() }()
 	if logFile != "" {
 		if err := redirect(logFile); err != nil {
 			return fmt.Errorf("opening the log: %w", err)
@@ -155,7 +155,7 @@ func serve(flags map[string]string, logFile string, ready *readiness) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	d := daemon.New(s, version, protections, log)

@@ -38,6 +38,6 @@ func bare(s string) bool {
 // takes the two together for a Windows line ending.
 func quote(b *strings.Builder, s string) {
 	b.WriteByte('\'')
-	strings.NewReplacer("'", `'\''`, "\r\n", "\r''\n").WriteString(b, s)
+	_, _ = strings.NewReplacer("'", `'\''`, "\r\n", "\r''\n").WriteString(b, s)
 	b.WriteByte('\'')
 }

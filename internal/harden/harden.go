@@ -29,7 +29,7 @@ func Environment() error {
 	for _, name := range dropped {
 		if _, ok := os.LookupEnv(name); ok {
 			found = true
-			os.Unsetenv(name)
+			_ = os.Unsetenv(name)
 		}
 	}
 	if !found {

@@ -59,7 +59,7 @@ func Listen(path string) (*Listener, error) {
 		err = fmt.Errorf("socket %s was made with mode %v", path, fi.Mode())
 	}
 	if err != nil {
-		l.Close()
+		_ = l.Close()
 		return nil, err
 	}
 	return &Listener{l: l.(*net.UnixListener), path: path, file: fi, byPID: make(map[int]int)}, nil
@@ -121,7 +121,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 		peer, err := peerOf(c)
 		if err != nil || !allowed(peer) || !l.admit(peer.PID) {
-			c.Close()
+			_ = c.Close()
 			continue
 		}
 		return &conn{UnixConn: c, peer: peer, release: sync.OnceFunc(func() { l.release(peer.PID) })}, nil

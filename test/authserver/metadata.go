@@ -10,7 +10,7 @@ func (s *Server) metadataPaths() []string {
 }
 
 // serveMetadata answers RFC 8414 metadata.
-func (s *Server) serveMetadata(w http.ResponseWriter, r *http.Request) {
+func (s *Server) serveMetadata(w http.ResponseWriter) {
 	methods := []string{"client_secret_basic", "client_secret_post"}
 	writeJSON(w, http.StatusOK, map[string]any{
 		"issuer":                                s.Issuer,

@@ -187,7 +187,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}()
 	switch path, below := strings.CutPrefix(r.URL.Path, s.path); {
 	case slices.Contains(s.metadataPaths(), r.URL.Path):
-		s.serveMetadata(x, r)
+		s.serveMetadata(x)
 	case !below:
 		http.NotFound(x, r)
 	case path == "/token":

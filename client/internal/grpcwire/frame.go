@@ -98,7 +98,7 @@ func appendData(dst, p []byte, end bool) []byte {
 // connection that is of no more use.
 func (s *Stream) readFrame() error {
 	if len(s.replies) > 0 && (s.r.Buffered() < frameHeaderLen || len(s.replies) > maxFrame) {
-		s.write(s.replies) // if this fails, reading does
+		_ = s.write(s.replies) // if this fails, reading does
 		s.replies = s.replies[:0]
 	}
 	h, err := s.r.Peek(frameHeaderLen)

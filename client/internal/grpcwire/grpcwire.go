@@ -55,7 +55,7 @@ func Unary(ctx context.Context, c net.Conn, method string, md []Header, request 
 
 	// An error of Write is not looked at: a server that closes early may have said why, and if it has not, reading
 	// fails as well.
-	c.Write(appendData(out, appendMessage(nil, request), true))
+	_, _ = c.Write(appendData(out, appendMessage(nil, request), true))
 	for err == nil {
 		if err = s.readFrame(); err == nil {
 			_, _, err = cutMessage(s.received)

@@ -18,7 +18,7 @@ func requestBlock(method string, md []Header, timeout string) ([]byte, error) {
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
 	enc.SetMaxDynamicTableSize(0) // nothing comes a second time
-	add := func(name, value string) { enc.WriteField(hpack.HeaderField{Name: name, Value: value}) }
+	add := func(name, value string) { _ = enc.WriteField(hpack.HeaderField{Name: name, Value: value}) }
 	add(":method", "POST")
 	add(":scheme", "http")
 	add(":path", method)

@@ -69,7 +69,7 @@ func Open(ctx context.Context, c net.Conn, method string, md []Header) (*Stream,
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
-	s.write(out) // as in Unary: if this fails, reading does
+	_ = s.write(out) // as in Unary: if this fails, reading does
 	go func() {
 		defer stop()
 		s.run(ctx)
@@ -148,7 +148,7 @@ func (s *Stream) Recv() ([]byte, error) {
 			s.received = rest
 			s.mu.Unlock()
 			if len(updates) > 0 {
-				s.write(updates) // if this fails, reading does
+				_ = s.write(updates) // if this fails, reading does
 			}
 			return message, nil
 		case s.err != nil:

@@ -23,12 +23,14 @@ const (
 
 // Reason says why a call failed, for programs to decide by.
 //
-// Every error of this API is a gRPC status whose details hold a
-// google.rpc.ErrorInfo with domain "tokend" and, as its reason, the name of
+// Every error that a call of this API answers with is a gRPC status whose
+// details hold a google.rpc.ErrorInfo with domain "tokend" and, as its reason, the name of
 // one of these values without the prefix REASON_, such as "PROFILE_NOT_FOUND".
 // The status message is one line for people: the cause, without a hint of what
 // to do next, which is left to whoever shows it. New reasons may be added:
-// take an unknown one by its gRPC code.
+// take an unknown one by its gRPC code. What gRPC itself refuses (an unknown
+// method, a message of more than 64 KiB, a deadline that has passed) has no
+// ErrorInfo.
 //
 // ErrorInfo.metadata may hold, each only where it applies:
 //

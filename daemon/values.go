@@ -93,9 +93,9 @@ func commandValue(ctx context.Context, argv []string) ([]byte, error) {
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
-		return nil, fmt.Errorf("%s: %v", argv[0], exit)
+		return nil, fmt.Errorf("%s: %w", argv[0], exit)
 	case errors.Is(err, exec.ErrWaitDelay):
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		return nil, fmt.Errorf("%s has ended, but something that it started has not closed its output", argv[0])
 	case err != nil:
 		return nil, err

@@ -14,14 +14,14 @@ if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then
 fi
 
 T=$(mktemp -d "${TMPDIR:-/tmp}/tokend-demo.XXXXXX")
-server=
 # shellcheck disable=SC2317 # called by the traps
 clean() {
 	trap '' INT TERM HUP
 	[ ! -x "$T/bin/tokenctl" ] || "$T/bin/tokenctl" daemon stop 2>/dev/null || true
-	if [ -n "$server" ]; then
-		kill "$server" 2>/dev/null || true
-		wait "$server" 2>/dev/null || true
+	# $!, not a variable set behind it: a signal may come in between.
+	if [ -n "${!-}" ]; then
+		kill "$!" 2>/dev/null || true
+		wait "$!" 2>/dev/null || true
 	fi
 	chmod -R u+w "$T" # Go's module cache is read-only
 	rm -rf "$T"
@@ -54,7 +54,6 @@ unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
 
 say "Starting an authorization server and a protected resource, as your provider would run them"
 authserver -client demo:correct-horse-battery-staple >"$T/server.json" &
-server=$!
 tries=0
 until grep -q ready "$T/server.json"; do
 	tries=$((tries + 1))

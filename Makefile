@@ -51,7 +51,7 @@ lint: deps
 	shellcheck test/*.sh .ci/run
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	PATH=$(TOOLS):$$PATH $(BUF) generate -o "$$tmp" && \
-	for f in $$(cd "$$tmp" && find proto -name '*.go'); do \
+	for f in $$(cd "$$tmp" && find proto client -name '*.go'); do \
 		cmp "$$tmp/$$f" "$$f" || { echo "generated code is not that of proto/: run make proto"; exit 1; }; done
 
 proto: deps

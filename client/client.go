@@ -1,7 +1,7 @@
 // Package client gets access tokens from tokend.
 //
-// It links neither grpc-go nor net/http, keeps no connection, and starts no
-// daemon unless asked to. What needs net/http is in package httpauth below it.
+// It links neither grpc-go nor net/http nor the protobuf runtime, keeps no
+// connection, and starts no daemon unless asked to. What needs net/http is in package httpauth below it.
 package client
 
 import (
@@ -13,12 +13,10 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
-
+	"tokend/client/api"
 	"tokend/client/internal/grpcwire"
+	"tokend/client/internal/pbwire"
 	"tokend/internal/settings"
-	tokendv1 "tokend/proto/tokend/v1"
 )
 
 // ErrNotRunning says that no daemon listens, and that none was to be started
@@ -104,46 +102,45 @@ func (t *Token) Header() string { return t.Type + " " + t.AccessToken }
 // Token returns a living access token. Errors are [*Error], [ErrNotRunning],
 // or the context's.
 func (c *Client) Token(ctx context.Context, r TokenRequest) (*Token, error) {
-	req := &tokendv1.GetTokenRequest{
+	req := &api.GetTokenRequest{
 		Profile:    r.Profile,
 		Scopes:     r.Scopes,
 		Audience:   r.Audience,
 		Resource:   r.Resource,
+		MinValid:   r.MinValid,
 		Force:      r.Force,
 		BestEffort: r.BestEffort,
 	}
-	if r.MinValid != 0 {
-		req.MinValid = durationpb.New(r.MinValid)
-	}
-	resp := &tokendv1.GetTokenResponse{}
-	if err := c.Call(ctx, "/tokend.v1.TokenService/GetToken", req, resp); err != nil {
+	resp := &api.GetTokenResponse{}
+	if err := c.Call(ctx, api.MethodGetToken, req, resp); err != nil {
 		return nil, err
 	}
 	return &Token{
-		AccessToken:   resp.GetAccessToken(),
-		Type:          resp.GetTokenType(),
-		ExpiresAt:     resp.GetExpiresAt().AsTime(),
-		ExpiresIn:     resp.GetExpiresIn().AsDuration(),
-		Lifetime:      resp.GetLifetime().AsDuration(),
-		Scopes:        resp.GetScopes(),
-		APIOrigins:    resp.GetApiOrigins(),
-		Fingerprint:   resp.GetFingerprint(),
-		ExpiryAssumed: resp.GetExpiryAssumed(),
-		Degraded:      resp.GetDegraded(),
-		Warning:       resp.GetWarning(),
+		AccessToken:   resp.AccessToken,
+		Type:          resp.TokenType,
+		ExpiresAt:     resp.ExpiresAt,
+		ExpiresIn:     resp.ExpiresIn,
+		Lifetime:      resp.Lifetime,
+		Scopes:        resp.Scopes,
+		APIOrigins:    resp.ApiOrigins,
+		Fingerprint:   resp.Fingerprint,
+		ExpiryAssumed: resp.ExpiryAssumed,
+		Degraded:      resp.Degraded,
+		Warning:       resp.Warning,
 	}, nil
 }
 
 // Call makes a unary call of the API: method is its full name, such as
-// "/tokend.v1.DaemonService/GetStatus". A connection that is closed before any
-// byte of an answer is tried again until the context's deadline.
-func (c *Client) Call(ctx context.Context, method string, req, resp proto.Message) error {
+// [api.MethodGetStatus], req and resp are pointers to its structs in package
+// api; it panics for others. A connection that is closed before any byte of an
+// answer is tried again until the context's deadline.
+func (c *Client) Call(ctx context.Context, method string, req, resp any) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
 		defer cancel()
 	}
-	b, err := proto.Marshal(req)
+	b, err := pbwire.Marshal(req)
 	if err != nil {
 		return err
 	}
@@ -160,7 +157,7 @@ func (c *Client) Call(ctx context.Context, method string, req, resp proto.Messag
 		}
 		answer, err := grpcwire.Unary(ctx, conn, method, header, b)
 		if err == nil {
-			return proto.Unmarshal(answer, resp)
+			return pbwire.Unmarshal(answer, resp)
 		}
 		if !errors.Is(err, grpcwire.ErrNoAnswer) {
 			return fromWire(err)
@@ -173,10 +170,11 @@ func (c *Client) Call(ctx context.Context, method string, req, resp proto.Messag
 	}
 }
 
-// Stream is a call with several messages either way.
+// Stream is a call with several messages either way, which are pointers to
+// structs in package api, as for [Client.Call].
 type Stream struct{ s *grpcwire.Stream }
 
-// Open starts a streaming call on a connection of its own. It has no deadline
+// Open starts a streaming call, such as [api.MethodInit], on a connection of its own. It has no deadline
 // but the context's.
 func (c *Client) Open(ctx context.Context, method string) (*Stream, error) {
 	conn, header, err := c.connect(ctx)
@@ -191,8 +189,8 @@ func (c *Client) Open(ctx context.Context, method string) (*Stream, error) {
 }
 
 // Send sends one message.
-func (s *Stream) Send(m proto.Message) error {
-	b, err := proto.Marshal(m)
+func (s *Stream) Send(m any) error {
+	b, err := pbwire.Marshal(m)
 	if err != nil {
 		return err
 	}
@@ -200,7 +198,7 @@ func (s *Stream) Send(m proto.Message) error {
 }
 
 // Recv waits for a message. It returns io.EOF once the call has ended well.
-func (s *Stream) Recv(m proto.Message) error {
+func (s *Stream) Recv(m any) error {
 	b, err := s.s.Recv()
 	if errors.Is(err, io.EOF) {
 		return io.EOF
@@ -208,7 +206,7 @@ func (s *Stream) Recv(m proto.Message) error {
 	if err != nil {
 		return fromWire(err)
 	}
-	return proto.Unmarshal(b, m)
+	return pbwire.Unmarshal(b, m)
 }
 
 // Close ends the call and its connection.
@@ -220,7 +218,7 @@ func (c *Client) Settings() (*settings.Settings, error) {
 		c.settings, c.err = settings.Load(map[string]string{settings.Socket: c.Socket, settings.Dir: c.Dir})
 	})
 	if c.err != nil {
-		return nil, &Error{Reason: tokendv1.Reason_REASON_SETTINGS_INVALID, Message: c.err.Error()}
+		return nil, &Error{Reason: api.ReasonSettingsInvalid, Message: c.err.Error()}
 	}
 	return c.settings, nil
 }

@@ -23,10 +23,10 @@ import (
 	"go.uber.org/goleak"
 
 	"tokend/client"
+	"tokend/client/api"
 	"tokend/daemon"
 	"tokend/internal/settings"
 	"tokend/internal/socket"
-	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/test/authserver"
 )
 
@@ -97,24 +97,22 @@ func run(m *testing.M) (int, error) {
 
 func prepare(ctx context.Context) error {
 	var c client.Client
-	stream, err := c.Open(ctx, "/tokend.v1.DaemonService/Init")
+	stream, err := c.Open(ctx, api.MethodInit)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
-	if err := stream.Send(&tokendv1.InitRequest{Message: &tokendv1.InitRequest_Start_{Start: &tokendv1.InitRequest_Start{}}}); err != nil {
+	if err := stream.Send(&api.InitRequest{Start: &api.InitRequestStart{}}); err != nil {
 		return err
 	}
-	if err := stream.Recv(&tokendv1.InitResponse{}); err != nil {
+	if err := stream.Recv(&api.InitResponse{}); err != nil {
 		return err
 	}
-	if err := stream.Recv(&tokendv1.InitResponse{}); err != io.EOF {
+	if err := stream.Recv(&api.InitResponse{}); err != io.EOF {
 		return fmt.Errorf("after the last event: %w", err)
 	}
 	text := "OAUTH2_TOKEN_URL=" + server.TokenURL + "\nCLIENT_ID=client\nCLIENT_SECRET=secret\nOAUTH2_SCOPE='read write'\nAPI_URL=" + server.URL + "\n"
-	return c.Call(ctx, "/tokend.v1.ProfileService/PutProfile", &tokendv1.PutProfileRequest{
-		Name: "dev/network", Content: &tokendv1.PutProfileRequest_Text{Text: []byte(text)},
-	}, &tokendv1.PutProfileResponse{})
+	return c.Call(ctx, api.MethodPutProfile, &api.PutProfileRequest{Name: "dev/network", Text: []byte(text)}, &api.PutProfileResponse{})
 }
 
 var dev = client.TokenRequest{Profile: "dev/network"}
@@ -175,14 +173,14 @@ func TestErrors(t *testing.T) {
 		t.Fatalf("error is %v", err)
 	}
 	want := &client.Error{
-		Reason: tokendv1.Reason_REASON_PROFILE_NOT_FOUND, Code: 5, Message: "no such profile",
+		Reason: api.ReasonProfileNotFound, Code: 5, Message: "no such profile",
 		Metadata: map[string]string{"profile": "dev/netwrok", "suggestion": "dev/network"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" || err.Error() != "no such profile" {
 		t.Errorf("%v: %s", err, diff)
 	}
 	// What is no reason of ours has a code all the same.
-	err = c.Call(t.Context(), "/tokend.v1.TokenService/NoSuchCall", &tokendv1.GetTokenRequest{}, &tokendv1.GetTokenResponse{})
+	err = c.Call(t.Context(), "/tokend.v1.TokenService/NoSuchCall", &api.GetTokenRequest{}, &api.GetTokenResponse{})
 	if !errors.As(err, &got) || got.Code != 12 || got.Reason != 0 || got.Metadata != nil {
 		t.Errorf("an unknown call: %v", err)
 	}
@@ -197,7 +195,7 @@ func TestOtherDir(t *testing.T) {
 	c := client.Client{Dir: filepath.Join(home, "other")}
 	_, err := c.Token(t.Context(), dev)
 	var got *client.Error
-	if !errors.As(err, &got) || got.Reason != tokendv1.Reason_REASON_SETTINGS_INVALID {
+	if !errors.As(err, &got) || got.Reason != api.ReasonSettingsInvalid {
 		t.Errorf("error is %v", err)
 	}
 }
@@ -206,7 +204,7 @@ func TestSettingsInvalid(t *testing.T) {
 	c := client.Client{Socket: "not/absolute"}
 	_, err := c.Token(t.Context(), dev)
 	var got *client.Error
-	if !errors.As(err, &got) || got.Reason != tokendv1.Reason_REASON_SETTINGS_INVALID || !strings.Contains(got.Message, "TOKEND_SOCKET") {
+	if !errors.As(err, &got) || got.Reason != api.ReasonSettingsInvalid || !strings.Contains(got.Message, "TOKEND_SOCKET") {
 		t.Errorf("error is %v", err)
 	}
 }
@@ -216,7 +214,7 @@ func TestNotRunning(t *testing.T) {
 	if _, err := c.Token(t.Context(), dev); !errors.Is(err, client.ErrNotRunning) || err.Error() != "tokend is not running at "+c.Socket {
 		t.Errorf("error is %v", err)
 	}
-	if _, err := c.Open(t.Context(), "/tokend.v1.DaemonService/Init"); !errors.Is(err, client.ErrNotRunning) {
+	if _, err := c.Open(t.Context(), api.MethodInit); !errors.Is(err, client.ErrNotRunning) {
 		t.Errorf("error is %v", err)
 	}
 }
@@ -359,16 +357,16 @@ func TestManyCalls(t *testing.T) {
 
 func TestStreamErrors(t *testing.T) {
 	var c client.Client
-	stream, err := c.Open(t.Context(), "/tokend.v1.DaemonService/Init")
+	stream, err := c.Open(t.Context(), api.MethodInit)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stream.Close()
-	if err := stream.Send(&tokendv1.InitRequest{}); err != nil {
+	if err := stream.Send(&api.InitRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	var failed *client.Error
-	if err := stream.Recv(&tokendv1.InitResponse{}); !errors.As(err, &failed) || failed.Reason != tokendv1.Reason_REASON_REQUEST_INVALID {
+	if err := stream.Recv(&api.InitResponse{}); !errors.As(err, &failed) || failed.Reason != api.ReasonRequestInvalid {
 		t.Errorf("error is %v", err)
 	}
 }
@@ -459,7 +457,7 @@ func TestAutostartThatFails(t *testing.T) {
 	if !errors.As(err, &failed) {
 		t.Fatalf("error is %v", err)
 	}
-	if diff := cmp.Diff(&client.Error{Reason: tokendv1.Reason_REASON_SETTINGS_INVALID, Message: "TOKEND_X: no such setting"}, failed); diff != "" {
+	if diff := cmp.Diff(&client.Error{Reason: api.ReasonSettingsInvalid, Message: "TOKEND_X: no such setting"}, failed); diff != "" {
 		t.Error(diff)
 	}
 	fifo := filepath.Join(t.TempDir(), "fifo")

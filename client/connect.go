@@ -13,10 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"tokend/client/api"
 	"tokend/client/internal/grpcwire"
 	"tokend/internal/settings"
 	"tokend/internal/socket"
-	tokendv1 "tokend/proto/tokend/v1"
 )
 
 // connect finds the daemon: on its socket, else on the one that the store's
@@ -130,7 +130,7 @@ func (c *Client) start(ctx context.Context, s *settings.Settings) (string, error
 		return rest, nil
 	case what == "error":
 		reason, message, _ := strings.Cut(rest, " ")
-		if r := tokendv1.Reason(tokendv1.Reason_value["REASON_"+reason]); r != tokendv1.Reason_REASON_UNSPECIFIED {
+		if r := api.ReasonOf(reason); r != api.ReasonUnspecified {
 			return "", &Error{Reason: r, Message: message}
 		}
 		return "", fmt.Errorf("%w: it could not start: %s", ErrNotRunning, message)

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"tokend/client"
-	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/client/api"
 )
 
 // The token of a profile, and what is known of it.
@@ -69,7 +69,7 @@ func ExampleError() {
 	switch {
 	case errors.Is(err, client.ErrNotRunning):
 		fmt.Println("run: tokenctl daemon start")
-	case errors.As(err, &failed) && failed.Reason == tokendv1.Reason_REASON_PROFILE_NOT_FOUND:
+	case errors.As(err, &failed) && failed.Reason == api.ReasonProfileNotFound:
 		fmt.Printf("%v; did you mean %s?\n", failed, failed.Metadata["suggestion"])
 	case err != nil:
 		fmt.Println(err)
@@ -80,11 +80,11 @@ func ExampleError() {
 // Any other call of the API.
 func ExampleClient_Call() {
 	var c client.Client
-	status := &tokendv1.GetStatusResponse{}
-	err := c.Call(context.Background(), "/tokend.v1.DaemonService/GetStatus", &tokendv1.GetStatusRequest{}, status)
+	status := &api.GetStatusResponse{}
+	err := c.Call(context.Background(), api.MethodGetStatus, &api.GetStatusRequest{}, status)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(status.GetState(), status.GetVersion(), status.GetProfiles())
-	// Output: STATE_UNLOCKED v-test 1
+	fmt.Println(status.State, status.Version, status.Profiles)
+	// Output: UNLOCKED v-test 1
 }

@@ -18,6 +18,7 @@ import (
 
 	"tokend/broker"
 	"tokend/client"
+	"tokend/client/api"
 	"tokend/internal/socket"
 	"tokend/oauth"
 	tokendv1 "tokend/proto/tokend/v1"
@@ -67,15 +68,15 @@ func TestErrorsReachTheClient(t *testing.T) {
 		}
 		f.errors[name] = failureAfter(reason, "cause: “"+name+"” 100%", 90*time.Second+5, "profile", "dev/network", "empty", "", "suggestion", "a b\n")
 		want[name] = &client.Error{
-			Reason: reason, Code: uint32(code), Message: "cause: “" + name + "” 100%", RetryAfter: 90*time.Second + 5,
+			Reason: api.Reason(reason), Code: uint32(code), Message: "cause: “" + name + "” 100%", RetryAfter: 90*time.Second + 5,
 			Metadata: map[string]string{"profile": "dev/network", "suggestion": "a b\n"},
 		}
 		f.errors[name+" long"] = failure(reason, long, "profile", long)
 		want[name+" long"] = &client.Error{
-			Reason: reason, Code: uint32(code), Message: long[:2048] + " …", Metadata: map[string]string{"profile": long[:1024] + " …"},
+			Reason: api.Reason(reason), Code: uint32(code), Message: long[:2048] + " …", Metadata: map[string]string{"profile": long[:1024] + " …"},
 		}
 		f.errors[name+" bare"] = failure(reason, "")
-		want[name+" bare"] = &client.Error{Reason: reason, Code: uint32(code), Metadata: map[string]string{}}
+		want[name+" bare"] = &client.Error{Reason: api.Reason(reason), Code: uint32(code), Metadata: map[string]string{}}
 	}
 	go func() { served <- s.Serve(l) }()
 	defer func() {

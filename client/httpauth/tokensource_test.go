@@ -12,11 +12,11 @@ import (
 	"go.uber.org/goleak"
 
 	"tokend/client"
+	"tokend/client/api"
 	"tokend/client/httpauth"
 	"tokend/daemon"
 	"tokend/internal/settings"
 	"tokend/internal/socket"
-	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/test/authserver"
 )
 
@@ -85,15 +85,15 @@ func run(m *testing.M) (int, error) {
 
 func prepare(ctx context.Context) error {
 	c := &client.Client{}
-	stream, err := c.Open(ctx, "/tokend.v1.DaemonService/Init")
+	stream, err := c.Open(ctx, api.MethodInit)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
-	if err := stream.Send(&tokendv1.InitRequest{Message: &tokendv1.InitRequest_Start_{Start: &tokendv1.InitRequest_Start{}}}); err != nil {
+	if err := stream.Send(&api.InitRequest{Start: &api.InitRequestStart{}}); err != nil {
 		return err
 	}
-	if err := stream.Recv(&tokendv1.InitResponse{}); err != nil {
+	if err := stream.Recv(&api.InitResponse{}); err != nil {
 		return err
 	}
 	return put(ctx, "OAUTH2_SCOPE=read", "")
@@ -101,9 +101,9 @@ func prepare(ctx context.Context) error {
 
 func put(ctx context.Context, line, replaces string) error {
 	text := "OAUTH2_TOKEN_URL=" + server.TokenURL + "\nCLIENT_ID=client\nCLIENT_SECRET=secret\n" + line + "\n"
-	return (&client.Client{}).Call(ctx, "/tokend.v1.ProfileService/PutProfile", &tokendv1.PutProfileRequest{
-		Name: "dev/network", Content: &tokendv1.PutProfileRequest_Text{Text: []byte(text)}, Replaces: replaces,
-	}, &tokendv1.PutProfileResponse{})
+	return (&client.Client{}).Call(ctx, api.MethodPutProfile, &api.PutProfileRequest{
+		Name: "dev/network", Text: []byte(text), Replaces: replaces,
+	}, &api.PutProfileResponse{})
 }
 
 func TestTokenSource(t *testing.T) {
@@ -123,11 +123,11 @@ func TestTokenSource(t *testing.T) {
 	}
 
 	// An edit is seen by the next call, long before the token expires.
-	version := &tokendv1.GetProfileResponse{}
-	if err := c.Call(t.Context(), "/tokend.v1.ProfileService/GetProfile", &tokendv1.GetProfileRequest{Name: "dev/network"}, version); err != nil {
+	version := &api.GetProfileResponse{}
+	if err := c.Call(t.Context(), api.MethodGetProfile, &api.GetProfileRequest{Name: "dev/network"}, version); err != nil {
 		t.Fatal(err)
 	}
-	if err := put(t.Context(), "OAUTH2_SCOPE=write", version.GetVersion()); err != nil {
+	if err := put(t.Context(), "OAUTH2_SCOPE=write", version.Version); err != nil {
 		t.Fatal(err)
 	}
 	edited, err := source.Token()
@@ -139,7 +139,7 @@ func TestTokenSource(t *testing.T) {
 func TestTokenSourceErrors(t *testing.T) {
 	c := &client.Client{}
 	var call *client.Error
-	if token, err := httpauth.TokenSource(t.Context(), c, client.TokenRequest{Profile: "missing"}).Token(); token != nil || !errors.As(err, &call) || call.Reason != tokendv1.Reason_REASON_PROFILE_NOT_FOUND {
+	if token, err := httpauth.TokenSource(t.Context(), c, client.TokenRequest{Profile: "missing"}).Token(); token != nil || !errors.As(err, &call) || call.Reason != api.ReasonProfileNotFound {
 		t.Errorf("got %v, %v", token, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

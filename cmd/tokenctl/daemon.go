@@ -14,12 +14,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"tokend/client"
+	"tokend/client/api"
 	"tokend/internal/settings"
 	"tokend/internal/socket"
-	tokendv1 "tokend/proto/tokend/v1"
 )
-
-const daemonService = "/tokend.v1.DaemonService/"
 
 func initCommand(a *app) *cobra.Command {
 	var pq bool
@@ -35,20 +33,19 @@ touched.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), 30*time.Second)
 			defer cancel()
-			s, err := a.client.Open(ctx, daemonService+"Init")
+			s, err := a.client.Open(ctx, api.MethodInit)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = s.Close() }()
-			start := &tokendv1.InitRequest_Start{PostQuantum: pq}
-			if err := s.Send(&tokendv1.InitRequest{Message: &tokendv1.InitRequest_Start_{Start: start}}); err != nil {
+			if err := s.Send(&api.InitRequest{Start: &api.InitRequestStart{PostQuantum: pq}}); err != nil {
 				return err
 			}
-			event := &tokendv1.InitResponse{}
+			event := &api.InitResponse{}
 			if err := s.Recv(event); err != nil {
 				return err
 			}
-			made := event.GetCreated()
+			made := event.Created
 			if made == nil {
 				return errors.New("this tokend asks something that this tokenctl does not know; update tokenctl")
 			}
@@ -57,7 +54,7 @@ touched.`,
 					Recipient    string `json:"recipient"`
 					IdentityFile string `json:"identity_file"`
 					ProfilesDir  string `json:"profiles_dir"`
-				}{made.GetRecipient(), made.GetIdentityFile(), made.GetProfilesDir()})
+				}{made.Recipient, made.IdentityFile, made.ProfilesDir})
 			}
 			return say("%s\n", printable(fmt.Sprintf(`Identity   %s
 Profiles   %s
@@ -65,7 +62,7 @@ Public key %s
 
 Whoever has the identity file can read your profiles, and without it nobody can:
 keep a copy somewhere safe. Next: tokenctl add NAME`,
-				made.GetIdentityFile(), made.GetProfilesDir(), made.GetRecipient())))
+				made.IdentityFile, made.ProfilesDir, made.Recipient)))
 		},
 	}
 	c.Flags().BoolVar(&pq, "pq", false, "make the hybrid post-quantum type (ML-KEM-768 with X25519)")
@@ -73,9 +70,9 @@ keep a copy somewhere safe. Next: tokenctl add NAME`,
 	return c
 }
 
-func (a *app) status(ctx context.Context) (*tokendv1.GetStatusResponse, error) {
-	s := &tokendv1.GetStatusResponse{}
-	err := a.client.Call(ctx, daemonService+"GetStatus", &tokendv1.GetStatusRequest{}, s)
+func (a *app) status(ctx context.Context) (*api.GetStatusResponse, error) {
+	s := &api.GetStatusResponse{}
+	err := a.client.Call(ctx, api.MethodGetStatus, &api.GetStatusRequest{}, s)
 	return s, err
 }
 
@@ -145,11 +142,11 @@ func (a *app) statusWithout(mine *settings.Settings, cause error) error {
 	return cause
 }
 
-func stateName(s tokendv1.GetStatusResponse_State) string {
-	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(s.String(), "STATE_"), "_", " "))
+func stateName(s api.State) string {
+	return strings.ToLower(strings.ReplaceAll(s.String(), "_", " "))
 }
 
-func statusJSON(s *tokendv1.GetStatusResponse, mine *settings.Settings) any {
+func statusJSON(s *api.GetStatusResponse, mine *settings.Settings) any {
 	type protection struct {
 		Name   string `json:"name"`
 		Active bool   `json:"active"`
@@ -180,59 +177,59 @@ func statusJSON(s *tokendv1.GetStatusResponse, mine *settings.Settings) any {
 		Settings      []settingJSON `json:"settings"`
 		Protections   []protection  `json:"protections"`
 	}{
-		true, strings.ReplaceAll(stateName(s.GetState()), " ", "_"), s.GetProblem(), s.GetPid(), s.GetVersion(), version,
-		s.GetStartedAt().AsTime().UTC().Format(time.RFC3339), s.GetStartedAt().GetSeconds(), s.GetSocket(), s.GetStore(),
-		filepath.Dir(s.GetProfilesDir()), s.GetProfilesDir(), s.GetSessionsDir(), s.GetIdentityFile(), s.GetRecipient(),
-		s.GetTrustFile(), mine.LogFile(), s.GetProfiles(), s.GetSessions(), s.GetCachedTokens(), s.GetConnections(), nil, nil,
+		true, strings.ReplaceAll(stateName(s.State), " ", "_"), s.Problem, s.Pid, s.Version, version,
+		s.StartedAt.Format(time.RFC3339), s.StartedAt.Unix(), s.Socket, s.Store,
+		filepath.Dir(s.ProfilesDir), s.ProfilesDir, s.SessionsDir, s.IdentityFile, s.Recipient,
+		s.TrustFile, mine.LogFile(), s.Profiles, s.Sessions, s.CachedTokens, s.Connections, nil, nil,
 	}
-	for _, v := range s.GetSettings() {
-		out.Settings = append(out.Settings, settingJSON{v.GetName(), v.GetValue(), v.GetSource()})
+	for _, v := range s.Settings {
+		out.Settings = append(out.Settings, settingJSON{v.Name, v.Value, v.Source})
 	}
-	for _, p := range s.GetProtections() {
-		out.Protections = append(out.Protections, protection{p.GetName(), p.GetActive(), p.GetDetail()})
+	for _, p := range s.Protections {
+		out.Protections = append(out.Protections, protection{p.Name, p.Active, p.Detail})
 	}
 	return out
 }
 
-func statusText(s *tokendv1.GetStatusResponse, mine *settings.Settings) string {
+func statusText(s *api.GetStatusResponse, mine *settings.Settings) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
-	up := time.Since(s.GetStartedAt().AsTime()).Round(time.Second)
-	row("daemon", "running, pid %d, version %s, up %v", s.GetPid(), s.GetVersion(), up)
-	if s.GetVersion() != version {
+	up := time.Since(s.StartedAt).Round(time.Second)
+	row("daemon", "running, pid %d, version %s, up %v", s.Pid, s.Version, up)
+	if s.Version != version {
 		row("", "this tokenctl is version %s; to use the newer daemon: tokenctl daemon restart", version)
 	}
-	switch s.GetState() {
-	case tokendv1.GetStatusResponse_STATE_NOT_INITIALIZED:
+	switch s.State {
+	case api.StateNotInitialized:
 		row("state", "not initialized; run: tokenctl init")
 	default:
-		row("state", "%s", stateName(s.GetState()))
+		row("state", "%s", stateName(s.State))
 	}
-	if s.GetProblem() != "" {
-		row("problem", "%s", s.GetProblem())
+	if s.Problem != "" {
+		row("problem", "%s", s.Problem)
 	}
-	row("store", "%s, %d profiles in %s", s.GetStore(), s.GetProfiles(), s.GetProfilesDir())
-	row("identity", "%s", s.GetIdentityFile())
-	if s.GetRecipient() != "" {
-		row("public key", "%s", s.GetRecipient())
+	row("store", "%s, %d profiles in %s", s.Store, s.Profiles, s.ProfilesDir)
+	row("identity", "%s", s.IdentityFile)
+	if s.Recipient != "" {
+		row("public key", "%s", s.Recipient)
 	}
-	row("sessions", "%d in %s", s.GetSessions(), s.GetSessionsDir())
-	row("trust file", "%s", s.GetTrustFile())
-	row("tokens", "%d cached", s.GetCachedTokens())
-	row("connections", "%d", s.GetConnections())
+	row("sessions", "%d in %s", s.Sessions, s.SessionsDir)
+	row("trust file", "%s", s.TrustFile)
+	row("tokens", "%d cached", s.CachedTokens)
+	row("connections", "%d", s.Connections)
 	row("log", "%s", mine.LogFile())
-	for _, v := range s.GetSettings() {
-		row(v.GetName(), "%s (%s)", v.GetValue(), v.GetSource())
+	for _, v := range s.Settings {
+		row(v.Name, "%s (%s)", v.Value, v.Source)
 	}
-	for _, p := range s.GetProtections() {
+	for _, p := range s.Protections {
 		state := "active"
-		if !p.GetActive() {
+		if !p.Active {
 			state = "NOT ACTIVE"
 		}
-		row(p.GetName(), "%s: %s", state, p.GetDetail())
+		row(p.Name, "%s: %s", state, p.Detail)
 	}
 	w.Flush()
 	return b.String()
@@ -248,11 +245,11 @@ trust file need no reload.`,
 		Args:    atMost(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			a.client.Autostart = false
-			resp := &tokendv1.ReloadResponse{}
-			if err := a.client.Call(c.Context(), daemonService+"Reload", &tokendv1.ReloadRequest{}, resp); err != nil {
+			resp := &api.ReloadResponse{}
+			if err := a.client.Call(c.Context(), api.MethodReload, &api.ReloadRequest{}, resp); err != nil {
 				return err
 			}
-			if changed := resp.GetNeedsRestart(); len(changed) > 0 {
+			if changed := resp.NeedsRestart; len(changed) > 0 {
 				note("changed, but in force only after a new start: %s; run: tokenctl daemon restart", strings.Join(changed, ", "))
 			}
 			return nil
@@ -274,7 +271,7 @@ func daemonCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		note("tokend runs, pid %d, at %s", s.GetPid(), s.GetSocket())
+		note("tokend runs, pid %d, at %s", s.Pid, s.Socket)
 		return nil
 	}
 	stop := func(c *cobra.Command, _ []string) error {
@@ -342,8 +339,8 @@ func (a *app) stop(ctx context.Context) error {
 		if !asked {
 			s, err := a.status(ctx)
 			if err == nil {
-				lock = filepath.Join(filepath.Dir(s.GetProfilesDir()), filepath.Base(lock))
-				err = a.client.Call(ctx, daemonService+"Stop", &tokendv1.StopRequest{}, &tokendv1.StopResponse{})
+				lock = filepath.Join(filepath.Dir(s.ProfilesDir), filepath.Base(lock))
+				err = a.client.Call(ctx, api.MethodStop, &api.StopRequest{}, &api.StopResponse{})
 			}
 			asked = err == nil
 			if starting := errors.Is(err, client.ErrNotRunning) && socket.Held(lock); !asked && !starting {
@@ -387,7 +384,7 @@ func versionCommand(a *app) *cobra.Command {
 			defer cancel()
 			daemon := ""
 			if s, err := a.status(ctx); err == nil {
-				daemon = s.GetVersion()
+				daemon = s.Version
 			}
 			if a.output == "json" {
 				return sayJSON(struct {

@@ -10,12 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 
-	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/client/api"
 )
 
 // editAndPut lets the user edit text and writes the result as req. A text that
 // cannot be written is kept and named in the error.
-func (a *app) editAndPut(ctx context.Context, req *tokendv1.PutProfileRequest, text []byte) error {
+func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text []byte) error {
 	dir, err := plainTextDir()
 	if err != nil {
 		return err
@@ -27,23 +27,23 @@ func (a *app) editAndPut(ctx context.Context, req *tokendv1.PutProfileRequest, t
 		}
 	}()
 	// The name's last element, so that an editor's title says what it is.
-	file := filepath.Join(dir, filepath.Base(req.GetName())+".env")
+	file := filepath.Join(dir, filepath.Base(req.Name)+".env")
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
 	for {
 		if err := runEditor(ctx, file); err != nil {
-			return &failed{code: exitFailed, profile: req.GetName(), message: err.Error() + ": nothing was written"}
+			return &failed{code: exitFailed, profile: req.Name, message: err.Error() + ": nothing was written"}
 		}
 		edited, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
 		if bytes.Equal(edited, text) {
-			note("%s: nothing changed", req.GetName())
+			note("%s: nothing changed", req.Name)
 			return nil
 		}
-		req.Content = &tokendv1.PutProfileRequest_Text{Text: edited}
+		req.Text = edited
 		err = a.put(ctx, req)
 		if err == nil {
 			return nil
@@ -58,11 +58,11 @@ func (a *app) editAndPut(ctx context.Context, req *tokendv1.PutProfileRequest, t
 		keep = true
 		p := diagnose(err)
 		command := "edit"
-		if req.GetReplaces() == "" {
+		if req.Replaces == "" {
 			command = "add"
 		}
-		return &failed{code: p.Exit, profile: req.GetName(), message: p.Message,
-			fix: fmt.Sprintf("your text is kept: tokenctl %s %s --file %s, then delete it", command, req.GetName(), shellWord(file))}
+		return &failed{code: p.Exit, profile: req.Name, message: p.Message,
+			fix: fmt.Sprintf("your text is kept: tokenctl %s %s --file %s, then delete it", command, req.Name, shellWord(file))}
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"tokend/client"
+	"tokend/client/api"
 	"tokend/internal/settings"
-	tokendv1 "tokend/proto/tokend/v1"
 )
 
 // getTime bounds a get that was not told to wait.
@@ -89,7 +89,7 @@ func (a *app) token(ctx context.Context, r client.TokenRequest, wait time.Durati
 	for {
 		t, err := a.client.Token(ctx, r)
 		var e *client.Error
-		if !errors.As(err, &e) || e.Reason != tokendv1.Reason_REASON_PROVIDER_DOWN && e.Reason != tokendv1.Reason_REASON_THROTTLED {
+		if !errors.As(err, &e) || e.Reason != api.ReasonProviderDown && e.Reason != api.ReasonThrottled {
 			return t, err
 		}
 		again := max(time.Second, e.RetryAfter)

@@ -13,10 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"tokend/client"
-	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/client/api"
 )
-
-const profileService = "/tokend.v1.ProfileService/"
 
 func addCommand(a *app) *cobra.Command {
 	var file string
@@ -39,7 +37,7 @@ being added.`,
 			if file != "" && fromEnv {
 				return usageError(c, "--file and --from-env exclude each other")
 			}
-			put := &tokendv1.PutProfileRequest{Name: name}
+			put := &api.PutProfileRequest{Name: name}
 			if replace {
 				version, err := a.versionOf(c.Context(), name)
 				if err != nil {
@@ -52,7 +50,7 @@ being added.`,
 				if len(vars) == 0 {
 					return &failed{code: exitUsage, profile: name, message: "the environment has none of OAUTH2_…, CLIENT_ID, CLIENT_SECRET, TLS_CA, API_URL"}
 				}
-				put.Content = &tokendv1.PutProfileRequest_Variables{Variables: &tokendv1.Variables{Variables: vars}}
+				put.Variables = &api.Variables{Variables: vars}
 				return a.put(c.Context(), put)
 			}
 			text, given, err := givenText(args[0], file)
@@ -62,7 +60,7 @@ being added.`,
 			if !given {
 				return a.editAndPut(c.Context(), put, []byte(template))
 			}
-			put.Content = &tokendv1.PutProfileRequest_Text{Text: text}
+			put.Text = text
 			return a.put(c.Context(), put)
 		},
 	}
@@ -101,7 +99,7 @@ another try.`,
 			if err != nil {
 				return err
 			}
-			put := &tokendv1.PutProfileRequest{Name: args[0]}
+			put := &api.PutProfileRequest{Name: args[0]}
 			if given {
 				if put.Replaces, err = a.versionOf(c.Context(), args[0]); err != nil {
 					return err
@@ -109,15 +107,15 @@ another try.`,
 				if put.Replaces == "" {
 					return a.notThere(c.Context(), args[0])
 				}
-				put.Content = &tokendv1.PutProfileRequest_Text{Text: text}
+				put.Text = text
 				return a.put(c.Context(), put)
 			}
-			old := &tokendv1.RevealProfileResponse{}
-			if err := a.client.Call(c.Context(), profileService+"RevealProfile", &tokendv1.RevealProfileRequest{Name: args[0]}, old); err != nil {
+			old := &api.RevealProfileResponse{}
+			if err := a.client.Call(c.Context(), api.MethodRevealProfile, &api.RevealProfileRequest{Name: args[0]}, old); err != nil {
 				return err
 			}
-			put.Replaces = old.GetVersion()
-			return a.editAndPut(c.Context(), put, old.GetText())
+			put.Replaces = old.Version
+			return a.editAndPut(c.Context(), put, old.Text)
 		},
 	}
 	c.Flags().StringVarP(&file, "file", "f", "", "read the text from this file")
@@ -151,25 +149,25 @@ func givenText(name, file string) (text []byte, given bool, err error) {
 }
 
 // environmentVariables picks what a profile can be made of.
-func environmentVariables(environ []string) []*tokendv1.Variable {
-	var vars []*tokendv1.Variable
+func environmentVariables(environ []string) []api.Variable {
+	var vars []api.Variable
 	slices.Sort(environ)
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
 		base := strings.TrimSuffix(strings.TrimSuffix(name, "_FILE"), "_COMMAND")
 		if strings.HasPrefix(name, "OAUTH2_") || slices.Contains([]string{"CLIENT_ID", "CLIENT_SECRET", "TLS_CA", "API_URL"}, base) {
-			vars = append(vars, &tokendv1.Variable{Name: name, Value: value})
+			vars = append(vars, api.Variable{Name: name, Value: value})
 		}
 	}
 	return vars
 }
 
 // put writes a profile and trusts what was written: it is this user's own.
-func (a *app) put(ctx context.Context, req *tokendv1.PutProfileRequest) error {
-	resp := &tokendv1.PutProfileResponse{}
-	err := a.client.Call(ctx, profileService+"PutProfile", req, resp)
+func (a *app) put(ctx context.Context, req *api.PutProfileRequest) error {
+	resp := &api.PutProfileResponse{}
+	err := a.client.Call(ctx, api.MethodPutProfile, req, resp)
 	if err == nil {
-		return addTrust(resp.GetTrust())
+		return addTrust(resp.Trust)
 	}
 	var call *client.Error
 	if !errors.As(err, &call) {
@@ -177,9 +175,9 @@ func (a *app) put(ctx context.Context, req *tokendv1.PutProfileRequest) error {
 	}
 	p := diagnose(err)
 	switch {
-	case call.Reason == tokendv1.Reason_REASON_ALREADY_EXISTS && call.Metadata["suggestion"] == "":
-		p.Fix = "run: tokenctl edit " + req.GetName() + ", or add --replace"
-	case call.Reason == tokendv1.Reason_REASON_PROFILE_INVALID:
+	case call.Reason == api.ReasonAlreadyExists && call.Metadata["suggestion"] == "":
+		p.Fix = "run: tokenctl edit " + req.Name + ", or add --replace"
+	case call.Reason == api.ReasonProfileInvalid:
 		p.Fix = "nothing was written"
 	default:
 		return err
@@ -192,8 +190,8 @@ func (a *app) put(ctx context.Context, req *tokendv1.PutProfileRequest) error {
 func (a *app) versionOf(ctx context.Context, name string) (string, error) {
 	all, err := a.list(ctx, name)
 	for _, p := range all {
-		if p.GetName() == name {
-			return p.GetVersion(), nil
+		if p.Name == name {
+			return p.Version, nil
 		}
 	}
 	return "", err
@@ -202,23 +200,23 @@ func (a *app) versionOf(ctx context.Context, name string) (string, error) {
 // notThere is the error for a name that is not in the list, with the daemon's
 // suggestion.
 func (a *app) notThere(ctx context.Context, name string) error {
-	err := a.client.Call(ctx, profileService+"GetProfile", &tokendv1.GetProfileRequest{Name: name}, &tokendv1.GetProfileResponse{})
+	err := a.client.Call(ctx, api.MethodGetProfile, &api.GetProfileRequest{Name: name}, &api.GetProfileResponse{})
 	if err == nil {
 		err = &failed{code: exitFailed, profile: name, message: "it came into being meanwhile", fix: "look at it and repeat"}
 	}
 	return err
 }
 
-func (a *app) list(ctx context.Context, prefix string) ([]*tokendv1.ListProfilesResponse_ProfileEntry, error) {
-	var all []*tokendv1.ListProfilesResponse_ProfileEntry
-	req := &tokendv1.ListProfilesRequest{Prefix: prefix, PageSize: 500}
+func (a *app) list(ctx context.Context, prefix string) ([]api.ListProfilesResponseProfileEntry, error) {
+	var all []api.ListProfilesResponseProfileEntry
+	req := &api.ListProfilesRequest{Prefix: prefix, PageSize: 500}
 	for {
-		resp := &tokendv1.ListProfilesResponse{}
-		if err := a.client.Call(ctx, profileService+"ListProfiles", req, resp); err != nil {
+		resp := &api.ListProfilesResponse{}
+		if err := a.client.Call(ctx, api.MethodListProfiles, req, resp); err != nil {
 			return nil, err
 		}
-		all = append(all, resp.GetProfiles()...)
-		if req.PageToken = resp.GetNextPageToken(); req.PageToken == "" {
+		all = append(all, resp.Profiles...)
+		if req.PageToken = resp.NextPageToken; req.PageToken == "" {
 			return all, nil
 		}
 	}
@@ -238,7 +236,7 @@ func (a *app) completeProfiles(c *cobra.Command, args []string, _ string) ([]str
 	}
 	var names []string
 	for _, p := range all {
-		names = append(names, p.GetName())
+		names = append(names, p.Name)
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
@@ -270,12 +268,12 @@ func listCommand(a *app) *cobra.Command {
 				}
 				entries := make([]entry, len(all))
 				for i, p := range all {
-					entries[i] = entry{p.GetName(), p.GetVersion()}
+					entries[i] = entry{p.Name, p.Version}
 				}
 				return sayJSON(entries)
 			}
 			for _, p := range all {
-				if err := say("%s\n", p.GetName()); err != nil {
+				if err := say("%s\n", p.Name); err != nil {
 					return err
 				}
 			}
@@ -302,18 +300,18 @@ anything. Values of variables that are not tokend's are masked too.`,
 		ValidArgsFunction: a.completeProfiles,
 		RunE: func(c *cobra.Command, args []string) error {
 			if reveal {
-				resp := &tokendv1.RevealProfileResponse{}
-				if err := a.client.Call(c.Context(), profileService+"RevealProfile", &tokendv1.RevealProfileRequest{Name: args[0]}, resp); err != nil {
+				resp := &api.RevealProfileResponse{}
+				if err := a.client.Call(c.Context(), api.MethodRevealProfile, &api.RevealProfileRequest{Name: args[0]}, resp); err != nil {
 					return err
 				}
 				if isTerminal(os.Stdout) {
-					return say("%s", printable(string(resp.GetText())))
+					return say("%s", printable(string(resp.Text)))
 				}
-				_, err := os.Stdout.Write(resp.GetText())
+				_, err := os.Stdout.Write(resp.Text)
 				return err
 			}
-			p := &tokendv1.GetProfileResponse{}
-			if err := a.client.Call(c.Context(), profileService+"GetProfile", &tokendv1.GetProfileRequest{Name: args[0]}, p); err != nil {
+			p := &api.GetProfileResponse{}
+			if err := a.client.Call(c.Context(), api.MethodGetProfile, &api.GetProfileRequest{Name: args[0]}, p); err != nil {
 				return err
 			}
 			if a.output == "json" {
@@ -328,40 +326,40 @@ anything. Values of variables that are not tokend's are masked too.`,
 }
 
 // asText is a profile for people: an env file whose comments say the rest.
-func asText(p *tokendv1.GetProfileResponse) string {
+func asText(p *api.GetProfileResponse) string {
 	var b strings.Builder
 	trusted := "trusted"
-	if !p.GetTrust().GetTrusted() {
+	if !p.Trust.Trusted {
 		trusted = "untrusted"
 	}
-	fmt.Fprintf(&b, "# %s, %s\n", p.GetName(), trusted)
-	for _, m := range p.GetMistakes() {
+	fmt.Fprintf(&b, "# %s, %s\n", p.Name, trusted)
+	for _, m := range p.Mistakes {
 		fmt.Fprintf(&b, "# mistake: %s\n", oneLine(mistakeLine(m)))
 	}
-	b.WriteString(printable(p.GetMaskedText()))
+	b.WriteString(printable(p.MaskedText))
 	return b.String()
 }
 
-func mistakeLine(m *tokendv1.Mistake) string {
-	s := m.GetMessage()
-	if m.GetVariable() != "" {
-		s = m.GetVariable() + ": " + s
+func mistakeLine(m api.Mistake) string {
+	s := m.Message
+	if m.Variable != "" {
+		s = m.Variable + ": " + s
 	}
-	if m.GetLine() > 0 {
-		s = fmt.Sprintf("line %d: %s", m.GetLine(), s)
+	if m.Line > 0 {
+		s = fmt.Sprintf("line %d: %s", m.Line, s)
 	}
 	return s
 }
 
-func showJSON(p *tokendv1.GetProfileResponse) any {
+func showJSON(p *api.GetProfileResponse) any {
 	type mistake struct {
 		Line     int32  `json:"line,omitempty"`
 		Variable string `json:"variable,omitempty"`
 		Message  string `json:"message"`
 	}
 	mistakes := []mistake{}
-	for _, m := range p.GetMistakes() {
-		mistakes = append(mistakes, mistake{m.GetLine(), m.GetVariable(), m.GetMessage()})
+	for _, m := range p.Mistakes {
+		mistakes = append(mistakes, mistake{m.Line, m.Variable, m.Message})
 	}
 	return struct {
 		Name       string    `json:"name"`
@@ -369,7 +367,7 @@ func showJSON(p *tokendv1.GetProfileResponse) any {
 		Trusted    bool      `json:"trusted"`
 		MaskedText string    `json:"masked_text"`
 		Mistakes   []mistake `json:"mistakes"`
-	}{p.GetName(), p.GetVersion(), p.GetTrust().GetTrusted(), p.GetMaskedText(), mistakes}
+	}{p.Name, p.Version, p.Trust.Trusted, p.MaskedText, mistakes}
 }
 
 func rmCommand(a *app) *cobra.Command {
@@ -409,7 +407,7 @@ first.`,
 						return &failed{code: exitFailed, profile: name, message: "kept"}
 					}
 				}
-				if err := a.client.Call(c.Context(), profileService+"DeleteProfile", &tokendv1.DeleteProfileRequest{Name: name}, &tokendv1.DeleteProfileResponse{}); err != nil {
+				if err := a.client.Call(c.Context(), api.MethodDeleteProfile, &api.DeleteProfileRequest{Name: name}, &api.DeleteProfileResponse{}); err != nil {
 					return err
 				}
 			}
@@ -428,15 +426,15 @@ func mvCommand(a *app) *cobra.Command {
 		Args:              exactly("NAME", "NEW_NAME"),
 		ValidArgsFunction: a.completeProfiles,
 		RunE: func(c *cobra.Command, args []string) error {
-			resp := &tokendv1.MoveProfileResponse{}
-			req := &tokendv1.MoveProfileRequest{Name: args[0], NewName: args[1]}
-			if err := a.client.Call(c.Context(), profileService+"MoveProfile", req, resp); err != nil {
+			resp := &api.MoveProfileResponse{}
+			req := &api.MoveProfileRequest{Name: args[0], NewName: args[1]}
+			if err := a.client.Call(c.Context(), api.MethodMoveProfile, req, resp); err != nil {
 				return err
 			}
-			if !resp.GetWasTrusted() {
+			if !resp.WasTrusted {
 				return nil
 			}
-			return addTrust(resp.GetTrust())
+			return addTrust(resp.Trust)
 		},
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/client/api"
 )
 
 func trustCommand(a *app) *cobra.Command {
@@ -42,11 +42,11 @@ whoever it lists can read what you write there.`,
 				return a.trustAll(c.Context(), strings.TrimSuffix(name, "/"), yes)
 			}
 			if folder, ok := strings.CutSuffix(name, "/"); ok {
-				resp := &tokendv1.GetRecipientsResponse{}
-				if err := a.client.Call(c.Context(), profileService+"GetRecipients", &tokendv1.GetRecipientsRequest{Folder: folder}, resp); err != nil {
+				resp := &api.GetRecipientsResponse{}
+				if err := a.client.Call(c.Context(), api.MethodGetRecipients, &api.GetRecipientsRequest{Folder: folder}, resp); err != nil {
 					return err
 				}
-				return notTrusted(name, a.trustShown(name, printable(string(resp.GetText())), resp.GetTrust(), yes))
+				return notTrusted(name, a.trustShown(name, printable(string(resp.Text)), resp.Trust, yes))
 			}
 			return notTrusted(name, a.trustOne(c.Context(), name, yes))
 		},
@@ -76,10 +76,10 @@ func (a *app) trustAll(ctx context.Context, prefix string, yes bool) error {
 	}
 	var declined []string
 	for _, p := range all {
-		err := a.trustOne(ctx, p.GetName(), yes)
+		err := a.trustOne(ctx, p.Name, yes)
 		switch {
 		case errors.Is(err, errDeclined):
-			declined = append(declined, p.GetName())
+			declined = append(declined, p.Name)
 		case err != nil:
 			return err
 		}
@@ -91,16 +91,16 @@ func (a *app) trustAll(ctx context.Context, prefix string, yes bool) error {
 }
 
 func (a *app) trustOne(ctx context.Context, name string, yes bool) error {
-	p := &tokendv1.GetProfileResponse{}
-	if err := a.client.Call(ctx, profileService+"GetProfile", &tokendv1.GetProfileRequest{Name: name}, p); err != nil {
+	p := &api.GetProfileResponse{}
+	if err := a.client.Call(ctx, api.MethodGetProfile, &api.GetProfileRequest{Name: name}, p); err != nil {
 		return err
 	}
-	return a.trustShown(name, asText(p), p.GetTrust(), yes)
+	return a.trustShown(name, asText(p), p.Trust, yes)
 }
 
 // trustShown writes the line for exactly the text that was shown.
-func (a *app) trustShown(name, text string, t *tokendv1.Trust, yes bool) error {
-	if t.GetTrusted() {
+func (a *app) trustShown(name, text string, t api.Trust, yes bool) error {
+	if t.Trusted {
 		note("%s: trusted already", name)
 		return nil
 	}
@@ -123,8 +123,8 @@ func (a *app) trustShown(name, text string, t *tokendv1.Trust, yes bool) error {
 // addTrust puts a line into the trust file, in place of any other for its
 // name. The file is replaced, never changed, so that the daemon sees that it
 // is another; a lock keeps two of us from losing each other's line.
-func addTrust(t *tokendv1.Trust) error {
-	if t.GetTrusted() {
+func addTrust(t api.Trust) error {
+	if t.Trusted {
 		return nil
 	}
 	if err := writeTrust(t); err != nil {
@@ -133,12 +133,12 @@ func addTrust(t *tokendv1.Trust) error {
 	return nil
 }
 
-func writeTrust(t *tokendv1.Trust) error {
-	name, _, ok := strings.Cut(t.GetLine(), " ")
-	if !ok || strings.ContainsAny(t.GetLine(), "\n\r") || !filepath.IsAbs(t.GetFile()) {
+func writeTrust(t api.Trust) error {
+	name, _, ok := strings.Cut(t.Line, " ")
+	if !ok || strings.ContainsAny(t.Line, "\n\r") || !filepath.IsAbs(t.File) {
 		return errors.New("the daemon's answer makes no sense")
 	}
-	lock, err := os.OpenFile(t.GetFile()+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	lock, err := os.OpenFile(t.File+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func writeTrust(t *tokendv1.Trust) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}
-	old, err := os.ReadFile(t.GetFile())
+	old, err := os.ReadFile(t.File)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -157,8 +157,8 @@ func writeTrust(t *tokendv1.Trust) error {
 			b.WriteString(line + "\n")
 		}
 	}
-	b.WriteString(t.GetLine() + "\n")
-	return replaceFile(t.GetFile(), b.String())
+	b.WriteString(t.Line + "\n")
+	return replaceFile(t.File, b.String())
 }
 
 // replaceFile makes content the file at path, durably.

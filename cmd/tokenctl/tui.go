@@ -16,7 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"tokend/client"
-	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/client/api"
 )
 
 // How tokenctl talks to people:
@@ -39,24 +39,24 @@ const (
 )
 
 // exitCodes is SPEC 6's table.
-var exitCodes = map[tokendv1.Reason]int{
-	tokendv1.Reason_REASON_LOGIN_REQUIRED:    4,
-	tokendv1.Reason_REASON_LOCKED:            5,
-	tokendv1.Reason_REASON_NOT_INITIALIZED:   78,
-	tokendv1.Reason_REASON_PROFILE_NOT_FOUND: 6,
-	tokendv1.Reason_REASON_UNTRUSTED:         7,
-	tokendv1.Reason_REASON_DENIED:            7,
-	tokendv1.Reason_REASON_CLIENT_REFUSED:    8,
-	tokendv1.Reason_REASON_REQUEST_REFUSED:   8,
-	tokendv1.Reason_REASON_MIN_VALID_UNMET:   8,
-	tokendv1.Reason_REASON_THROTTLED:         75,
-	tokendv1.Reason_REASON_PROVIDER_DOWN:     75,
-	tokendv1.Reason_REASON_STORE_UNAVAILABLE: 75,
-	tokendv1.Reason_REASON_PROFILE_INVALID:   78,
-	tokendv1.Reason_REASON_SETTINGS_INVALID:  78,
-	tokendv1.Reason_REASON_VERSION_CHANGED:   1,
-	tokendv1.Reason_REASON_REQUEST_INVALID:   2,
-	tokendv1.Reason_REASON_ALREADY_EXISTS:    1,
+var exitCodes = map[api.Reason]int{
+	api.ReasonLoginRequired:    4,
+	api.ReasonLocked:           5,
+	api.ReasonNotInitialized:   78,
+	api.ReasonProfileNotFound:  6,
+	api.ReasonUntrusted:        7,
+	api.ReasonDenied:           7,
+	api.ReasonClientRefused:    8,
+	api.ReasonRequestRefused:   8,
+	api.ReasonMinValidUnmet:    8,
+	api.ReasonThrottled:        75,
+	api.ReasonProviderDown:     75,
+	api.ReasonStoreUnavailable: 75,
+	api.ReasonProfileInvalid:   78,
+	api.ReasonSettingsInvalid:  78,
+	api.ReasonVersionChanged:   1,
+	api.ReasonRequestInvalid:   2,
+	api.ReasonAlreadyExists:    1,
 }
 
 // failed is an error of tokenctl's own that knows its exit status and what to
@@ -151,35 +151,35 @@ func diagnoseCall(e *client.Error) problem {
 		HTTPStatus: e.Metadata["http_status"],
 		RetryAfter: int64((e.RetryAfter + time.Second - 1) / time.Second),
 	}
-	if e.Reason != tokendv1.Reason_REASON_UNSPECIFIED {
-		p.Reason = strings.TrimPrefix(e.Reason.String(), "REASON_")
+	if e.Reason != api.ReasonUnspecified {
+		p.Reason = e.Reason.String()
 		p.Exit = exitCodes[e.Reason]
 	}
 	switch e.Reason {
-	case tokendv1.Reason_REASON_LOGIN_REQUIRED:
+	case api.ReasonLoginRequired:
 		p.Fix = "run: tokenctl login " + p.Profile
-	case tokendv1.Reason_REASON_LOCKED:
+	case api.ReasonLocked:
 		p.Fix = "run: tokenctl unlock"
-	case tokendv1.Reason_REASON_NOT_INITIALIZED:
+	case api.ReasonNotInitialized:
 		p.Fix = "run: tokenctl init"
-	case tokendv1.Reason_REASON_PROFILE_NOT_FOUND:
+	case api.ReasonProfileNotFound:
 		if s := e.Metadata["suggestion"]; s != "" {
 			p.Fix = "did you mean " + s + "?"
 		} else if p.Profile != "" {
 			p.Fix = "run: tokenctl add " + p.Profile
 		}
-	case tokendv1.Reason_REASON_UNTRUSTED:
+	case api.ReasonUntrusted:
 		p.Fix = "run: tokenctl trust " + p.Profile
 		if folder := e.Metadata["folder"]; folder != "" {
 			p.Fix = "run: tokenctl trust " + folder
 		}
-	case tokendv1.Reason_REASON_CLIENT_REFUSED:
+	case api.ReasonClientRefused:
 		check := "CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH"
 		if p.Variable != "" {
 			check = p.Variable
 		}
 		p.Fix = "check " + check + ": tokenctl edit " + p.Profile
-	case tokendv1.Reason_REASON_REQUEST_REFUSED:
+	case api.ReasonRequestRefused:
 		check := "OAUTH2_SCOPE, OAUTH2_AUDIENCE and OAUTH2_RESOURCE"
 		switch p.OAuthError {
 		case "invalid_scope":
@@ -190,30 +190,30 @@ func diagnoseCall(e *client.Error) problem {
 			check = "OAUTH2_GRANT"
 		}
 		p.Fix = "check " + check + ": tokenctl edit " + p.Profile
-	case tokendv1.Reason_REASON_MIN_VALID_UNMET:
+	case api.ReasonMinValidUnmet:
 		p.Fix = "ask for less, or add --best-effort"
-	case tokendv1.Reason_REASON_THROTTLED, tokendv1.Reason_REASON_PROVIDER_DOWN:
+	case api.ReasonThrottled, api.ReasonProviderDown:
 		p.Transient = true
 		if p.RetryAfter > 1 {
 			p.Fix = "next try in " + (time.Duration(p.RetryAfter) * time.Second).String()
 		} else {
 			p.Fix = "to keep trying: tokenctl get --wait 1m " + p.Profile
 		}
-	case tokendv1.Reason_REASON_STORE_UNAVAILABLE:
+	case api.ReasonStoreUnavailable:
 		p.Transient = true
 		p.Fix = "then run: tokenctl reload"
 		if p.Profile != "" {
 			p.Fix = ""
 		}
-	case tokendv1.Reason_REASON_PROFILE_INVALID:
+	case api.ReasonProfileInvalid:
 		p.Fix = "run: tokenctl edit " + p.Profile
-	case tokendv1.Reason_REASON_SETTINGS_INVALID:
+	case api.ReasonSettingsInvalid:
 		p.Fix = "see: tokenctl status"
-	case tokendv1.Reason_REASON_ALREADY_EXISTS:
+	case api.ReasonAlreadyExists:
 		if p.Profile != "" {
 			p.Fix = "choose another name"
 		}
-	case tokendv1.Reason_REASON_VERSION_CHANGED:
+	case api.ReasonVersionChanged:
 		p.Fix = "look at it and repeat"
 	}
 	return p

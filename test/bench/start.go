@@ -9,9 +9,8 @@ import (
 	"time"
 
 	"tokend/client"
+	"tokend/client/api"
 	"tokend/internal/socket"
-	tokendv1 "tokend/proto/tokend/v1"
-	"tokend/proto/tokend/v1/tokendv1grpc"
 )
 
 // start measures a command that has to start the daemon first, against the
@@ -79,7 +78,7 @@ func (h *home) stopStarted() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	c := client.Client{Socket: h.socket, Dir: h.dir}
-	err := c.Call(ctx, tokendv1grpc.DaemonService_Stop_FullMethodName, &tokendv1.StopRequest{}, &tokendv1.StopResponse{})
+	err := c.Call(ctx, api.MethodStop, &api.StopRequest{}, &api.StopResponse{})
 	if errors.Is(err, client.ErrNotRunning) {
 		return nil
 	}

@@ -91,6 +91,16 @@ func invalid(field, message string) error {
 	return failure(tokendv1.Reason_REASON_REQUEST_INVALID, field+": "+message)
 }
 
+// invalidName is invalid for what store.CheckName says, without saying "name"
+// twice.
+func invalidName(field string, err error) error {
+	var bad *store.NameError
+	if errors.As(err, &bad) {
+		return invalid(field, strconv.Quote(bad.Name)+" "+bad.Problem)
+	}
+	return invalid(field, err.Error())
+}
+
 // storeError is a store's error that is about no one profile.
 func storeError(err error) error {
 	return failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE, err.Error())

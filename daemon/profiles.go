@@ -109,7 +109,7 @@ func (s *profiles) PutProfile(ctx context.Context, req *tokendv1.PutProfileReque
 		return nil, invalid("content", "text or variables are required")
 	}
 	if err := store.CheckName(name); err != nil {
-		return nil, invalid("name", err.Error())
+		return nil, invalidName("name", err)
 	}
 	h, err := s.d.opened()
 	if err != nil {
@@ -164,7 +164,7 @@ func (s *profiles) DeleteProfile(ctx context.Context, req *tokendv1.DeleteProfil
 func (s *profiles) MoveProfile(ctx context.Context, req *tokendv1.MoveProfileRequest) (*tokendv1.MoveProfileResponse, error) {
 	from, to := req.GetName(), req.GetNewName()
 	if err := store.CheckName(to); err != nil {
-		return nil, invalid("new_name", err.Error())
+		return nil, invalidName("new_name", err)
 	}
 	h, data, version, err := s.get(ctx, from)
 	if err != nil {
@@ -241,7 +241,7 @@ func (s *profiles) GetRecipients(ctx context.Context, req *tokendv1.GetRecipient
 	folder := req.GetFolder()
 	if folder != "" {
 		if err := store.CheckName(folder); err != nil {
-			return nil, invalid("folder", err.Error())
+			return nil, invalidName("folder", err)
 		}
 	}
 	h, err := s.d.opened()
@@ -265,7 +265,7 @@ func (s *profiles) GetRecipients(ctx context.Context, req *tokendv1.GetRecipient
 // get reads one profile's plain text.
 func (s *profiles) get(ctx context.Context, name string) (house, []byte, store.Version, error) {
 	if err := store.CheckName(name); err != nil {
-		return house{}, nil, "", invalid("name", err.Error())
+		return house{}, nil, "", invalidName("name", err)
 	}
 	h, err := s.d.opened()
 	if err != nil {
@@ -284,7 +284,7 @@ func (s *profiles) get(ctx context.Context, name string) (house, []byte, store.V
 // stat is get for calls that need no plain text, and so no identity that fits.
 func (s *profiles) stat(ctx context.Context, name string) (house, store.Version, error) {
 	if err := store.CheckName(name); err != nil {
-		return house{}, "", invalid("name", err.Error())
+		return house{}, "", invalidName("name", err)
 	}
 	h, err := s.d.opened()
 	if err != nil {

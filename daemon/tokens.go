@@ -79,7 +79,7 @@ func brokerRequest(req *tokendv1.GetTokenRequest) (broker.Request, error) {
 		BestEffort: req.GetBestEffort(),
 	}
 	if err := store.CheckName(r.Profile); err != nil {
-		return r, invalid("profile", err.Error())
+		return r, invalidName("profile", err)
 	}
 	if len(r.Scopes) > maxScopes {
 		return r, invalid("scopes", "too many")

@@ -5,7 +5,6 @@ go 1.26.0
 require (
 	filippo.io/age v1.3.2
 	github.com/spf13/cobra v1.10.2
-	golang.org/x/crypto v0.58.0
 	golang.org/x/net v0.62.0
 	golang.org/x/oauth2 v0.37.0
 	golang.org/x/sys v0.49.0
@@ -17,11 +16,12 @@ require (
 
 // Tests only.
 require (
-	c2sp.org/CCTV/age v0.0.0-20260829155415-4448f2097b2d
-	github.com/google/go-cmp v0.7.0
-	github.com/rogpeppe/go-internal v1.16.0
-	go.uber.org/goleak v1.3.0
-	golang.org/x/sync v0.24.0
+	c2sp.org/CCTV/age v0.0.0-20260829155415-4448f2097b2d // test vectors of the age format
+	github.com/google/go-cmp v0.7.0 // says what differs
+	github.com/rogpeppe/go-internal v1.16.0 // testscript: the shipped binaries, as a user runs them
+	go.uber.org/goleak v1.3.0 // every goroutine has an owner who stops it
+	golang.org/x/crypto v0.58.0 // SSH recipients; the protocol of oidc-agent, to measure against
+	golang.org/x/sync v0.24.0 // errgroup, for crowds
 )
 
 require (

@@ -332,8 +332,7 @@ func (b *Broker) fetch(ctx context.Context, k key, asked time.Duration) (*made, 
 	p.Request.Audience = strings.Fields(k.audience)
 	p.Request.Resource = strings.Fields(k.resource)
 
-	sent := b.Now()
-	token, err := b.exchange(ctx, p, &sent)
+	token, sent, err := b.exchange(ctx, p)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -381,30 +380,31 @@ func (b *Broker) fetch(ctx context.Context, k key, asked time.Duration) (*made, 
 }
 
 // exchange sends the request, having learnt first where to send it if the
-// profile leaves that to discovery. It sets sent to when the request left.
-func (b *Broker) exchange(ctx context.Context, p *profile.Profile, sent *time.Duration) (*oauth.Token, error) {
+// profile leaves that to discovery. sent is when the last request left.
+func (b *Broker) exchange(ctx context.Context, p *profile.Profile) (t *oauth.Token, sent time.Duration, err error) {
 	client := p.Client
+	sent = b.Now()
 	if p.Issuer != "" && (client.TokenURL == "" || client.Auth == "") {
 		m, err := b.discover(ctx, discoveryKey{p.Issuer, client.Transport})
 		if err != nil {
-			return nil, &DiscoveryError{err}
+			return nil, sent, &DiscoveryError{err}
 		}
 		client.Auth = client.ChooseAuth(m.TokenAuthMethods)
 		if client.TokenURL == "" {
 			client.TokenURL = m.Endpoints.Token
 		}
 		if client.TokenURL == "" {
-			return nil, &DiscoveryError{&oauth.Error{Op: "reading the metadata of " + p.Issuer, Kind: oauth.Malformed,
+			return nil, sent, &DiscoveryError{&oauth.Error{Op: "reading the metadata of " + p.Issuer, Kind: oauth.Malformed,
 				Err: errors.New("they name no token endpoint; set OAUTH2_TOKEN_URL")}}
 		}
 	}
-	*sent = b.Now()
-	t, err := client.Token(ctx, p.Request)
+	sent = b.Now()
+	t, err = client.Token(ctx, p.Request)
 	if err == nil && len(t.AccessToken.Reveal())+len(strings.Join(t.Scopes, " ")) > maxToken {
-		return nil, &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true,
+		return nil, sent, &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true,
 			Err: fmt.Errorf("token and scopes are larger than %d bytes", maxToken)}
 	}
-	return t, err
+	return t, sent, err
 }
 
 // waitGap delays a fetch that would come too soon after the last one.

@@ -1,7 +1,8 @@
 // Package client gets access tokens from tokend.
 //
 // It links neither grpc-go nor net/http nor the protobuf runtime, keeps no
-// connection, and starts no daemon unless asked to. What needs net/http is in package httpauth below it.
+// connection, and starts no daemon unless asked to. What needs net/http is in
+// package httpauth below it.
 package client
 
 import (
@@ -100,7 +101,7 @@ func (t Token) MarshalText() ([]byte, error) {
 func (t *Token) Header() string { return t.Type + " " + t.AccessToken }
 
 // Token returns a living access token. Errors are [*Error], [ErrNotRunning],
-// or the context's.
+// [*UnreachableError], or the context's.
 func (c *Client) Token(ctx context.Context, r TokenRequest) (*Token, error) {
 	req := &api.GetTokenRequest{
 		Profile:    r.Profile,
@@ -174,8 +175,8 @@ func (c *Client) Call(ctx context.Context, method string, req, resp any) error {
 // structs in package api, as for [Client.Call].
 type Stream struct{ s *grpcwire.Stream }
 
-// Open starts a streaming call, such as [api.MethodInit], on a connection of its own. It has no deadline
-// but the context's.
+// Open starts a streaming call, such as [api.MethodInit], on a connection of
+// its own. It has no deadline but the context's.
 func (c *Client) Open(ctx context.Context, method string) (*Stream, error) {
 	conn, header, err := c.connect(ctx)
 	if err != nil {

@@ -140,8 +140,9 @@ func (c *Client) start(ctx context.Context, s *settings.Settings) (string, error
 	return "", fmt.Errorf("%w: %s ended without a word; its log is %s", ErrNotRunning, exe, s.LogFile())
 }
 
-// FindTokend returns the path of the daemon that Autostart would start. It looks beside this program, then in PATH, whose relative entries
-// do not count: they mean another program in each folder.
+// FindTokend returns the path of the daemon that Autostart would start. It
+// looks beside this program, then in PATH, whose relative entries do not count:
+// they mean another program in each folder.
 func FindTokend() (string, error) {
 	var dirs []string
 	if exe, err := os.Executable(); err == nil {

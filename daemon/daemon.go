@@ -258,7 +258,7 @@ func (d *Daemon) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err := d.checkDir(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
-	left := time.Duration(callTime)
+	left := callTime
 	if deadline, ok := ctx.Deadline(); ok {
 		// The caller is to hear why before he gives up.
 		left = time.Until(deadline)

@@ -122,12 +122,9 @@ func (s *profiles) PutProfile(ctx context.Context, req *tokendv1.PutProfileReque
 	if err != nil {
 		return nil, profileError(name, err)
 	}
+	// What trust there is must be known before anything is written.
 	t, err := s.d.trust.answer(name, data)
 	if err != nil {
-		return nil, storeError(err)
-	}
-	// What trust there is must be known before anything is written.
-	if _, err := s.d.trust.text(name, data); err != nil {
 		return nil, storeError(err)
 	}
 	version, err := h.profiles.Put(ctx, name, data, store.Version(req.GetReplaces()))

@@ -47,15 +47,21 @@ func (t *trust) setKey(key []byte) {
 
 // text reports whether this text is trusted under this name.
 func (t *trust) text(name string, text []byte) (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.trusts(name, t.hash(name, text))
+}
+
+// trusts reports whether a text of this hash is trusted under this name. The
+// caller holds mu.
+func (t *trust) trusts(name string, hash []byte) (bool, error) {
 	if t.all {
 		return true, nil
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if err := t.load(); err != nil {
 		return false, err
 	}
-	return hmac.Equal(t.lines[name], t.hash(name, text)), nil
+	return hmac.Equal(t.lines[name], hash), nil
 }
 
 // recipients reports whether the recipients file of a folder is trusted. One
@@ -67,15 +73,16 @@ func (t *trust) recipients(folder string, lines []byte) bool {
 
 // answer is what a caller is told about a text.
 func (t *trust) answer(name string, text []byte) (*tokendv1.Trust, error) {
-	trusted, err := t.text(name, text)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	hash := t.hash(name, text)
+	trusted, err := t.trusts(name, hash)
 	if err != nil {
 		return nil, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	return &tokendv1.Trust{
 		Trusted: trusted,
-		Line:    name + " " + string(t.hash(name, text)),
+		Line:    name + " " + string(hash),
 		File:    t.file,
 	}, nil
 }

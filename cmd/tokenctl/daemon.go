@@ -349,7 +349,7 @@ func (a *app) stop(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return &failed{code: exitFailed, message: "tokend has not ended yet", fix: "see its log: " + mine.LogFile()}
+			return &problem{Exit: exitFailed, Message: "tokend has not ended yet", Fix: "see its log: " + mine.LogFile()}
 		case <-tick.C:
 		}
 	}

@@ -33,7 +33,7 @@ func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text [
 	}
 	for {
 		if err := runEditor(ctx, file); err != nil {
-			return &failed{code: exitFailed, profile: req.Name, message: err.Error() + ": nothing was written"}
+			return &problem{Exit: exitFailed, Profile: req.Name, Message: err.Error() + ": nothing was written"}
 		}
 		edited, err := os.ReadFile(file)
 		if err != nil {
@@ -61,8 +61,8 @@ func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text [
 		if req.Replaces == "" {
 			command = "add"
 		}
-		return &failed{code: p.Exit, profile: req.Name, message: p.Message,
-			fix: fmt.Sprintf("your text is kept: tokenctl %s %s --file %s, then delete it", command, req.Name, shellWord(file))}
+		return &problem{Exit: p.Exit, Profile: req.Name, Message: p.Message,
+			Fix: fmt.Sprintf("your text is kept: tokenctl %s %s --file %s, then delete it", command, req.Name, shellWord(file))}
 	}
 }
 

@@ -20,12 +20,14 @@ type app struct {
 	output string // value of -o
 }
 
-// commands are built only as far as they are needed: building all of them
-// costs a `get` more than the call to the daemon does.
-var commands = []struct {
+type command struct {
 	name  string
 	build func(*app) *cobra.Command
-}{
+}
+
+// commands are built only as far as they are needed: building all of them
+// costs a `get` more than the call to the daemon does.
+var commands = []command{
 	{"get", getCommand},
 	{"init", initCommand},
 	{"add", addCommand},
@@ -68,12 +70,7 @@ The daemon, tokend, is started by the first command that needs it.`,
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError(c, err.Error()) })
 
-	one := len(args) > 0 && slices.ContainsFunc(commands, func(c struct {
-		name  string
-		build func(*app) *cobra.Command
-	}) bool {
-		return c.name == args[0]
-	})
+	one := len(args) > 0 && slices.ContainsFunc(commands, func(c command) bool { return c.name == args[0] })
 	for _, c := range commands {
 		if !one || c.name == args[0] {
 			root.AddCommand(c.build(a))

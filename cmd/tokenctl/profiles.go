@@ -48,7 +48,7 @@ being added.`,
 			if fromEnv {
 				vars := environmentVariables(os.Environ())
 				if len(vars) == 0 {
-					return &failed{code: exitUsage, profile: name, message: "the environment has none of OAUTH2_…, CLIENT_ID, CLIENT_SECRET, TLS_CA, API_URL"}
+					return &problem{Exit: exitUsage, Profile: name, Message: "the environment has none of OAUTH2_…, CLIENT_ID, CLIENT_SECRET, TLS_CA, API_URL"}
 				}
 				put.Variables = &api.Variables{Variables: vars}
 				return a.put(c.Context(), put)
@@ -101,11 +101,8 @@ another try.`,
 			}
 			put := &api.PutProfileRequest{Name: args[0]}
 			if given {
-				if put.Replaces, err = a.versionOf(c.Context(), args[0]); err != nil {
+				if put.Replaces, err = a.existing(c.Context(), args[0]); err != nil {
 					return err
-				}
-				if put.Replaces == "" {
-					return a.notThere(c.Context(), args[0])
 				}
 				put.Text = text
 				return a.put(c.Context(), put)
@@ -140,10 +137,10 @@ func givenText(name, file string) (text []byte, given bool, err error) {
 	}
 	text, err = io.ReadAll(io.LimitReader(in, maxText+1))
 	if err == nil && len(text) > maxText {
-		err = &failed{code: exitConfig, profile: name, message: "the text is longer than 48 KiB", fix: "nothing was written"}
+		err = &problem{Exit: exitConfig, Profile: name, Message: "the text is longer than 48 KiB", Fix: "nothing was written"}
 	}
 	if err == nil && len(text) == 0 {
-		err = &failed{code: exitUsage, profile: name, message: in.Name() + " is empty", fix: "nothing was written"}
+		err = &problem{Exit: exitUsage, Profile: name, Message: in.Name() + " is empty", Fix: "nothing was written"}
 	}
 	return text, true, err
 }
@@ -182,7 +179,7 @@ func (a *app) put(ctx context.Context, req *api.PutProfileRequest) error {
 	default:
 		return err
 	}
-	return &shown{p}
+	return &p
 }
 
 // versionOf returns a profile's version without decrypting it; "" if there is
@@ -197,12 +194,21 @@ func (a *app) versionOf(ctx context.Context, name string) (string, error) {
 	return "", err
 }
 
+// existing is versionOf for a profile that must be there.
+func (a *app) existing(ctx context.Context, name string) (string, error) {
+	version, err := a.versionOf(ctx, name)
+	if err == nil && version == "" {
+		err = a.notThere(ctx, name)
+	}
+	return version, err
+}
+
 // notThere is the error for a name that is not in the list, with the daemon's
 // suggestion.
 func (a *app) notThere(ctx context.Context, name string) error {
 	err := a.client.Call(ctx, api.MethodGetProfile, &api.GetProfileRequest{Name: name}, &api.GetProfileResponse{})
 	if err == nil {
-		err = &failed{code: exitFailed, profile: name, message: "it came into being meanwhile", fix: "look at it and repeat"}
+		err = &problem{Exit: exitFailed, Profile: name, Message: "it came into being meanwhile", Fix: "look at it and repeat"}
 	}
 	return err
 }
@@ -389,11 +395,7 @@ first.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			// None goes before it is known that all are there.
 			for _, name := range args {
-				version, err := a.versionOf(c.Context(), name)
-				if err == nil && version == "" {
-					err = a.notThere(c.Context(), name)
-				}
-				if err != nil {
+				if _, err := a.existing(c.Context(), name); err != nil {
 					return err
 				}
 			}
@@ -404,7 +406,7 @@ first.`,
 						return err
 					}
 					if !ok {
-						return &failed{code: exitFailed, profile: name, message: "kept"}
+						return &problem{Exit: exitFailed, Profile: name, Message: "kept"}
 					}
 				}
 				if err := a.client.Call(c.Context(), api.MethodDeleteProfile, &api.DeleteProfileRequest{Name: name}, &api.DeleteProfileResponse{}); err != nil {

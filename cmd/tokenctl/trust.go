@@ -36,7 +36,7 @@ whoever it lists can read what you write there.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			name := args[0]
 			if !yes && !isTerminal(os.Stdin) {
-				return &failed{code: exitUsage, profile: name, message: "standard input is not a terminal to ask on", fix: "add --yes to trust it unseen"}
+				return &problem{Exit: exitUsage, Profile: name, Message: "standard input is not a terminal to ask on", Fix: "add --yes to trust it unseen"}
 			}
 			if recursive {
 				return a.trustAll(c.Context(), strings.TrimSuffix(name, "/"), yes)
@@ -61,7 +61,7 @@ var errDeclined = errors.New("not trusted")
 // notTrusted gives a no its exit status.
 func notTrusted(name string, err error) error {
 	if errors.Is(err, errDeclined) {
-		return &failed{code: exitDenied, profile: name, message: err.Error()}
+		return &problem{Exit: exitDenied, Profile: name, Message: err.Error()}
 	}
 	return err
 }
@@ -72,7 +72,7 @@ func (a *app) trustAll(ctx context.Context, prefix string, yes bool) error {
 		return err
 	}
 	if len(all) == 0 {
-		return &failed{code: exitNotFound, profile: prefix, message: "no profile is under this prefix"}
+		return &problem{Exit: exitNotFound, Profile: prefix, Message: "no profile is under this prefix"}
 	}
 	var declined []string
 	for _, p := range all {
@@ -85,7 +85,7 @@ func (a *app) trustAll(ctx context.Context, prefix string, yes bool) error {
 		}
 	}
 	if len(declined) > 0 {
-		return &failed{code: exitDenied, message: "not trusted: " + strings.Join(declined, ", ")}
+		return &problem{Exit: exitDenied, Message: "not trusted: " + strings.Join(declined, ", ")}
 	}
 	return nil
 }

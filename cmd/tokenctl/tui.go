@@ -59,27 +59,12 @@ var exitCodes = map[api.Reason]int{
 	api.ReasonAlreadyExists:    1,
 }
 
-// failed is an error of tokenctl's own that knows its exit status and what to
-// do next.
-type failed struct {
-	code    int
-	profile string
-	message string
-	fix     string
-}
-
-func (f *failed) Error() string { return f.message }
-
-// shown is an error that has been made ready for showing.
-type shown struct{ problem }
-
-func (s *shown) Error() string { return s.Message }
-
 func usageError(c *cobra.Command, message string) error {
-	return &failed{code: exitUsage, message: message, fix: "see: " + c.CommandPath() + " --help"}
+	return &problem{Exit: exitUsage, Message: message, Fix: "see: " + c.CommandPath() + " --help"}
 }
 
-// problem is a failure as it is shown.
+// problem is a failure as it is shown. It is the error of what tokenctl itself
+// has to say, too.
 type problem struct {
 	Reason     string `json:"reason,omitempty"`
 	Exit       int    `json:"exit"`
@@ -93,6 +78,8 @@ type problem struct {
 	RetryAfter int64  `json:"retry_after,omitempty"` // seconds
 	Fix        string `json:"fix,omitempty"`
 }
+
+func (p *problem) Error() string { return p.Message }
 
 // exit shows err, if any, and returns the exit status.
 func (a *app) exit(err error) int {
@@ -119,15 +106,12 @@ func (a *app) exit(err error) int {
 
 func diagnose(err error) problem {
 	var call *client.Error
-	var own *failed
-	var ready *shown
+	var own *problem
 	switch {
-	case errors.As(err, &ready):
-		return ready.problem
 	case errors.As(err, &call):
 		return diagnoseCall(call)
 	case errors.As(err, &own):
-		return problem{Exit: own.code, Profile: own.profile, Message: own.message, Fix: own.fix}
+		return *own
 	case errors.As(err, new(*client.UnreachableError)):
 		return problem{Exit: exitNoOne, Message: err.Error()}
 	case errors.Is(err, client.ErrNotRunning):

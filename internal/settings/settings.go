@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -249,19 +250,10 @@ func readConfig(path string) (map[string]string, error) {
 	}
 	file := make(map[string]string, len(vars))
 	for _, v := range vars {
-		if !known(v.Name) {
+		if !slices.Contains(names, v.Name) {
 			return nil, &Error{v.Name, path, "line " + strconv.Itoa(v.Line) + ": unknown setting; known are " + strings.Join(names, ", ")}
 		}
 		file[v.Name] = v.Value
 	}
 	return file, nil
-}
-
-func known(name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }

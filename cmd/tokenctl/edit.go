@@ -14,7 +14,8 @@ import (
 )
 
 // editAndPut lets the user edit text and writes the result as req. A text that
-// cannot be written is kept and named in the error.
+// cannot be written, or that a failing editor has left, is kept and named in the
+// error.
 func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text []byte) error {
 	dir, err := plainTextDir()
 	if err != nil {
@@ -32,10 +33,15 @@ func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text [
 		return err
 	}
 	for {
-		if err := runEditor(ctx, file); err != nil {
-			return &problem{Exit: exitFailed, Profile: req.Name, Message: err.Error() + ": nothing was written"}
-		}
+		failed := runEditor(ctx, file)
 		edited, err := os.ReadFile(file)
+		if failed != nil {
+			p := problem{Exit: exitFailed, Profile: req.Name, Message: failed.Error() + ": nothing was written"}
+			if keep = err == nil && !bytes.Equal(edited, text); keep {
+				p.Fix = whereKept(req, file)
+			}
+			return &p
+		}
 		if err != nil {
 			return err
 		}
@@ -57,13 +63,17 @@ func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text [
 		}
 		keep = true
 		p := diagnose(err)
-		command := "edit"
-		if req.Replaces == "" {
-			command = "add"
-		}
-		return &problem{Exit: p.Exit, Profile: req.Name, Message: p.Message,
-			Fix: fmt.Sprintf("your text is kept: tokenctl %s %s --file %s, then delete it", command, req.Name, shellWord(file))}
+		return &problem{Exit: p.Exit, Profile: req.Name, Message: p.Message, Fix: whereKept(req, file)}
 	}
+}
+
+// whereKept says how to go on with a text that could not be written.
+func whereKept(req *api.PutProfileRequest, file string) string {
+	command := "edit"
+	if req.Replaces == "" {
+		command = "add"
+	}
+	return fmt.Sprintf("your text is kept: tokenctl %s %s --file %s, then delete it", command, req.Name, shellWord(file))
 }
 
 // runEditor runs the user's editor on file. VISUAL and EDITOR may hold

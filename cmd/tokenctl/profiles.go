@@ -88,8 +88,8 @@ func editCommand(a *app) *cobra.Command {
 where that is not a terminal, or by --file.
 
 The plain text is edited in memory-backed storage where the system has some.
-If the editor fails nothing changes; if the text has mistakes it is kept for
-another try.`,
+If the editor fails, or the text has mistakes, the profile stays as it is, and
+what you typed is kept: the error says where.`,
 		Example: `  tokenctl edit dev/network
   tokenctl edit dev/network --file network.env`,
 		Args:              exactly("NAME"),

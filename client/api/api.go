@@ -92,6 +92,13 @@ type GetStatusResponse struct {
 	Connections int32        `pb:"16"`
 	Settings    []Setting    `pb:"17"`
 	Protections []Protection `pb:"18"`
+	// Names of sessions whose profile has vanished: Logout ends them.
+	OrphanedSessions []string `pb:"19"`
+	// Names of profiles whose session could not be written and is in memory only.
+	// That is tried again.
+	UnsavedSessions []string `pb:"20"`
+	// Tokens whose authorization server has yet to be told that they are revoked.
+	QueuedRevocations int32 `pb:"21"`
 }
 
 // State says which calls can work.
@@ -350,6 +357,233 @@ type GetRecipientsResponse struct {
 	Trust Trust  `pb:"2"`
 }
 
+// LoginRequest is one message of the person's side of Login.
+type LoginRequest struct {
+	// At most one is set of Start, Confirmation, Redirection, InitialAccessToken.
+	Start              *LoginRequestStart              `pb:"1,message"`
+	Confirmation       *LoginRequestConfirmation       `pb:"2,message"`
+	Redirection        *LoginRequestRedirection        `pb:"3,message"`
+	InitialAccessToken *LoginRequestInitialAccessToken `pb:"4,message"`
+}
+
+// Method is how the person gives consent.
+type Method int32
+
+// Values of Method.
+const (
+	// As the profile's OAUTH2_GRANT says; for a URL, METHOD_BROWSER where the
+	// server has that.
+	MethodUnspecified Method = 0
+	// A browser on this machine, or one that can show the address it ends at
+	// (authorization code, RFC 6749 4.1, with PKCE, RFC 7636).
+	MethodBrowser Method = 1
+	// Any browser anywhere, and a code to type there (RFC 8628).
+	MethodDevice Method = 2
+)
+
+// String returns the name that the value has in the .proto file, without its
+// prefix, such as "BROWSER", and of an unknown value the number.
+func (v Method) String() string {
+	switch v {
+	case MethodUnspecified:
+		return "UNSPECIFIED"
+	case MethodBrowser:
+		return "BROWSER"
+	case MethodDevice:
+		return "DEVICE"
+	}
+	return strconv.Itoa(int(v))
+}
+
+// LoginRequestStart is the first message.
+type LoginRequestStart struct {
+	// Required.
+	//
+	// At most one is set of Profile, Url.
+	//
+	// Name of a profile, which must be trusted.
+	Profile *string `pb:"1,target"`
+	// Address of an API, such as "https://mcp.example.com/v1": its
+	// authorization server is found (RFC 9728), the client registered where
+	// that is needed (RFC 7591), and a profile written.
+	Url *string `pb:"2,target"`
+	// With url: the name of the profile to be written; empty: url's host.
+	Name string `pb:"3"`
+	// With url: a profile of that name is replaced.
+	Replace bool `pb:"4"`
+	// With profile: scopes to ask for besides the profile's own. With url:
+	// instead of those that the API names.
+	Scopes []string `pb:"5"`
+	Method Method   `pb:"6"`
+	// With url: a client that is registered already, or the URL of a client ID
+	// metadata document. Empty: one is registered.
+	ClientId string `pb:"7"`
+	// With client_id, where that client has one.
+	ClientSecret string `pb:"8"`
+	// With url: the WWW-Authenticate field with which the API refused a
+	// request, where the caller has one (RFC 6750 3, RFC 9728 5.1).
+	WwwAuthenticate string `pb:"9"`
+}
+
+// LoginRequestConfirmation answers ServerFound.
+type LoginRequestConfirmation struct {
+	Accepted bool `pb:"1"`
+}
+
+// LoginRequestRedirection is the address at which the person's browser ended, where that
+// could not reach this machine.
+type LoginRequestRedirection struct {
+	Url string `pb:"1"`
+}
+
+// LoginRequestInitialAccessToken answers InitialAccessTokenNeeded (RFC 7591 3).
+type LoginRequestInitialAccessToken struct {
+	Token string `pb:"1"`
+}
+
+// LoginResponse is one event of Login. Events of kinds that a caller does not
+// know may be added: it goes on reading.
+type LoginResponse struct {
+	// At most one is set of ServerFound, InitialAccessTokenNeeded, OpenUrl, ShowCode, Notice, Done.
+	ServerFound              *LoginResponseServerFound              `pb:"1,event"`
+	InitialAccessTokenNeeded *LoginResponseInitialAccessTokenNeeded `pb:"2,event"`
+	OpenUrl                  *LoginResponseOpenURL                  `pb:"3,event"`
+	ShowCode                 *LoginResponseShowCode                 `pb:"4,event"`
+	Notice                   *LoginResponseNotice                   `pb:"5,event"`
+	Done                     *LoginResponseDone                     `pb:"6,event"`
+}
+
+// LoginResponseServerFound says whom the person is about to trust, and waits for
+// Confirmation.
+type LoginResponseServerFound struct {
+	// The API, as it names itself.
+	Resource string `pb:"1"`
+	// The authorization server that the API names.
+	Issuer string `pb:"2"`
+	// Where the person would log in.
+	AuthorizationEndpoint string `pb:"3"`
+	// A new client is going to be registered there.
+	Registers bool `pb:"4"`
+	// Name of the profile that is going to be written.
+	Profile string   `pb:"5"`
+	Scopes  []string `pb:"6"`
+}
+
+// LoginResponseInitialAccessTokenNeeded says that the server registers nobody without one.
+type LoginResponseInitialAccessTokenNeeded struct {
+	RegistrationEndpoint string `pb:"1"`
+}
+
+// LoginResponseOpenURL asks to show the person this address in a browser. The daemon
+// listens at redirect_url.
+type LoginResponseOpenURL struct {
+	Url         string `pb:"1"`
+	RedirectUrl string `pb:"2"`
+	// The login is given up then.
+	ExpiresAt time.Time `pb:"3"`
+}
+
+// LoginResponseShowCode asks to show the person the code and where to type it.
+type LoginResponseShowCode struct {
+	UserCode        string `pb:"1"`
+	VerificationUrl string `pb:"2"`
+	// The same address with the code in it, for a QR code, or empty. Not to be
+	// opened without the person's consent (RFC 8628 5.4).
+	VerificationUrlComplete string    `pb:"3"`
+	ExpiresAt               time.Time `pb:"4"`
+}
+
+// LoginResponseNotice is something that happened while the login goes on waiting, such as
+// an answer of the browser that does not belong to it.
+type LoginResponseNotice struct {
+	// One line for a person.
+	Message string `pb:"1"`
+}
+
+// LoginResponseDone ends the stream: the profile has a token, and what has to be kept is
+// durable.
+type LoginResponseDone struct {
+	Profile string `pb:"1"`
+	// Granted scopes.
+	Scopes []string `pb:"2"`
+	// Asked for and not granted.
+	MissingScopes []string `pb:"3"`
+	// When the access token ends; unset: the server does not say, it is good
+	// until it is refused.
+	ExpiresAt time.Time `pb:"4"`
+	// There is a refresh token: no person is needed when the access token ends.
+	Renewable bool `pb:"5"`
+	// With url: for the profile that was written.
+	Trust Trust `pb:"6"`
+	// One line for a person, or empty.
+	Warning string `pb:"7"`
+}
+
+// RegisterRequest is one message of the person's side of Register.
+type RegisterRequest struct {
+	// At most one is set of Start, User.
+	Start *RegisterRequestStart `pb:"1,message"`
+	User  *RegisterRequestUser  `pb:"2,message"`
+}
+
+// RegisterRequestStart is the first message.
+type RegisterRequestStart struct {
+	// The registration endpoint. Required.
+	Url string `pb:"1"`
+	// Name of the profile to be written; empty: url's host.
+	Name string `pb:"2"`
+	// A profile of that name is replaced.
+	Replace bool `pb:"3"`
+	// The token endpoint; empty: "oauth/token" in the place of url's last path
+	// element.
+	TokenUrl string `pb:"4"`
+}
+
+// RegisterRequestUser answers UserNeeded. The password is sent to the endpoint, and kept
+// nowhere.
+type RegisterRequestUser struct {
+	Name     string `pb:"1"`
+	Password string `pb:"2"`
+}
+
+// RegisterResponse is one event of Register.
+type RegisterResponse struct {
+	// At most one is set of UserNeeded, Done.
+	UserNeeded *RegisterResponseUserNeeded `pb:"1,event"`
+	Done       *RegisterResponseDone       `pb:"2,event"`
+}
+
+// RegisterResponseUserNeeded waits for User.
+type RegisterResponseUserNeeded struct {
+	// Where name and password are going to be sent.
+	Url      string `pb:"1"`
+	Profile  string `pb:"2"`
+	TokenUrl string `pb:"3"`
+}
+
+// RegisterResponseDone ends the stream: the profile is written, durably.
+type RegisterResponseDone struct {
+	Profile  string `pb:"1"`
+	ClientId string `pb:"2"`
+	Version  string `pb:"3"`
+	Trust    Trust  `pb:"4"`
+}
+
+// LogoutRequest asks to end a profile's session.
+type LogoutRequest struct {
+	// Required. The profile itself may have vanished.
+	Profile string `pb:"1"`
+}
+
+// LogoutResponse answers when the session is gone here.
+type LogoutResponse struct {
+	// As in RevokeTokensResponse.
+	Revoked int32 `pb:"1"`
+	Queued  int32 `pb:"2"`
+	// Why tokens live on until they expire, or empty; one line for a person.
+	Problem string `pb:"3"`
+}
+
 // Methods of ProfileService.
 const (
 	// ListProfiles answers with names and versions, and decrypts nothing. It
@@ -379,6 +613,28 @@ const (
 	// and with what would trust it. Reasons: PROFILE_NOT_FOUND (the folder has
 	// none).
 	MethodGetRecipients = "/tokend.v1.ProfileService/GetRecipients"
+	// Login lets a person log in and keeps what comes of it as the profile's
+	// session. It is a two-way stream: events down, a person's answers up. The
+	// daemon holds verifier, codes and listener; the caller only shows. One login a
+	// profile at a time: a second one ends the first with VERSION_CHANGED. It takes
+	// 10 min at most. Ending the call ends the login. Reasons: LOGIN_REQUIRED
+	// (nobody logged in in time), PROFILE_NOT_FOUND,
+	// UNTRUSTED, PROFILE_INVALID (a grant that needs no login, too), DENIED (the
+	// person, or the server in their name, said no), CLIENT_REFUSED,
+	// REQUEST_REFUSED, PROVIDER_DOWN, THROTTLED, ALREADY_EXISTS (a profile that is
+	// to be written is there), VERSION_CHANGED.
+	MethodLogin = "/tokend.v1.ProfileService/Login"
+	// Register makes a client at an endpoint that takes a person's name and
+	// password as JSON and answers with client_key and client_secret, and writes a
+	// profile for it. Reasons: ALREADY_EXISTS, CLIENT_REFUSED (name or password is
+	// wrong), REQUEST_REFUSED, PROVIDER_DOWN, THROTTLED, UNTRUSTED (the recipients
+	// file of the folder).
+	MethodRegister = "/tokend.v1.ProfileService/Register"
+	// Logout revokes a profile's tokens (RFC 7009), the refresh token first, and
+	// deletes its session, even where the server cannot be reached: it is then told
+	// later. Reasons: PROFILE_NOT_FOUND (neither a profile nor a session has that
+	// name).
+	MethodLogout = "/tokend.v1.ProfileService/Logout"
 )
 
 // Reason says why a call failed, for programs to decide by.
@@ -398,7 +654,8 @@ const (
 //   - suggestion: the nearest existing name (PROFILE_NOT_FOUND), or the one that
 //     differs in case only (ALREADY_EXISTS)
 //   - line, variable: the place of the first mistake (PROFILE_INVALID); variable
-//     alone: the one to look at (CLIENT_REFUSED, PROVIDER_DOWN)
+//     alone: the one to look at first (CLIENT_REFUSED, REQUEST_REFUSED,
+//     PROVIDER_DOWN, LOGIN_REQUIRED)
 //   - oauth_error: the "error" code of the authorization server (RFC 6749 5.2)
 //   - http_status: the HTTP status of its answer
 //   - lifetime: what the provider gives, in seconds (MIN_VALID_UNMET)
@@ -413,7 +670,8 @@ type Reason int32
 const (
 	// Never sent.
 	ReasonUnspecified Reason = 0
-	// UNAUTHENTICATED: a person has to log in.
+	// UNAUTHENTICATED: a person has to log in, or, where `variable` is
+	// OAUTH2_REFRESH_TOKEN, to put a new refresh token into the profile.
 	ReasonLoginRequired Reason = 1
 	// FAILED_PRECONDITION: the daemon is locked.
 	ReasonLocked Reason = 2
@@ -572,7 +830,8 @@ type GetTokenRequest struct {
 type GetTokenResponse struct {
 	// The access token. Opaque (RFC 6749 1.4): do not parse it.
 	AccessToken string `pb:"1"`
-	// How to present it: "Bearer" (RFC 6750).
+	// How to present it: "Bearer" (RFC 6750) or "DPoP" (RFC 9449), which needs a
+	// proof with each request: CreateDPoPProof.
 	TokenType string `pb:"2"`
 	// When it ends, by this machine's wall clock as it stands now.
 	ExpiresAt time.Time `pb:"3"`
@@ -600,6 +859,110 @@ type GetTokenResponse struct {
 	ProfileVersion string `pb:"12"`
 }
 
+// IntrospectTokenRequest asks what a profile's token is good for.
+type IntrospectTokenRequest struct {
+	// Name of the profile. Required.
+	Profile string `pb:"1"`
+	// Which of its tokens, as in GetTokenRequest.
+	Scopes   []string `pb:"2"`
+	Audience string   `pb:"3"`
+	Resource string   `pb:"4"`
+}
+
+// IntrospectTokenResponse says what is known of the token.
+type IntrospectTokenResponse struct {
+	Source Source `pb:"1"`
+	// The server takes it for active; from a JWT, its exp has not passed.
+	Active bool `pb:"2"`
+	// One JSON object: the answer, or the claims.
+	Claims string `pb:"3"`
+	// As in GetTokenResponse.
+	TokenType   string    `pb:"4"`
+	ExpiresAt   time.Time `pb:"5"`
+	Fingerprint string    `pb:"6"`
+}
+
+// Source tells who says it.
+type Source int32
+
+// Values of Source.
+const (
+	SourceUnspecified Source = 0
+	// The authorization server (RFC 7662).
+	SourceIntrospection Source = 1
+	// The token itself, which is a JWT: nobody has verified its claims.
+	SourceJwt Source = 2
+	// Nobody: there is no introspection endpoint and the token is opaque.
+	SourceNone Source = 3
+)
+
+// String returns the name that the value has in the .proto file, without its
+// prefix, such as "INTROSPECTION", and of an unknown value the number.
+func (v Source) String() string {
+	switch v {
+	case SourceUnspecified:
+		return "UNSPECIFIED"
+	case SourceIntrospection:
+		return "INTROSPECTION"
+	case SourceJwt:
+		return "JWT"
+	case SourceNone:
+		return "NONE"
+	}
+	return strconv.Itoa(int(v))
+}
+
+// RevokeTokensRequest asks to end tokens at the authorization server and here.
+type RevokeTokensRequest struct {
+	// Name of one profile; empty with `all`.
+	Profile string `pb:"1"`
+	// Every profile's.
+	All bool `pb:"2"`
+}
+
+// RevokeTokensResponse says what came of it. The tokens are gone here in any
+// case.
+type RevokeTokensResponse struct {
+	Revocations []RevokeTokensResponseRevocation `pb:"1"`
+}
+
+// RevokeTokensResponseRevocation is about one profile.
+type RevokeTokensResponseRevocation struct {
+	Profile string `pb:"1"`
+	// How many tokens the authorization server has ended (RFC 7009), access
+	// and refresh tokens together.
+	Revoked int32 `pb:"2"`
+	// How many it still has to be told of, because it could not be reached:
+	// that is tried again.
+	Queued int32 `pb:"3"`
+	// Why others live on until they expire, or empty; one line for a person.
+	Problem string `pb:"4"`
+}
+
+// CreateDPoPProofRequest asks for the proof that goes with one request to an
+// API (RFC 9449 4.2).
+type CreateDPoPProofRequest struct {
+	// Name of the profile. Required.
+	Profile string `pb:"1"`
+	// The token that the request is made with, which must be one of the
+	// profile's that is still good. Required.
+	AccessToken string `pb:"2"`
+	// HTTP method of the request, such as "GET". Required.
+	Method string `pb:"3"`
+	// URL of the request; query and fragment are left out of the proof. It must
+	// be at one of the profile's API_URL origins, where it names some, and never
+	// at the authorization server's. Required.
+	Url string `pb:"4"`
+	// The API's last DPoP-Nonce, or empty.
+	Nonce string `pb:"5"`
+}
+
+// CreateDPoPProofResponse holds the proof.
+type CreateDPoPProofResponse struct {
+	// Value of the request's DPoP header field. Good for one request.
+	Proof string `pb:"1"`
+}
+
 // Methods of TokenService.
 const (
 	// GetToken answers with a living access token, from the cache or, once for
@@ -607,9 +970,23 @@ const (
 	// never starts a login. A caller that goes away does not end the request to
 	// the server that others wait for.
 	//
-	// Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND, UNTRUSTED,
-	// PROFILE_INVALID, CLIENT_REFUSED, REQUEST_REFUSED, MIN_VALID_UNMET,
-	// THROTTLED, PROVIDER_DOWN, STORE_UNAVAILABLE, SETTINGS_INVALID,
-	// REQUEST_INVALID.
+	// Reasons: LOGIN_REQUIRED, LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// UNTRUSTED, PROFILE_INVALID, CLIENT_REFUSED, REQUEST_REFUSED,
+	// MIN_VALID_UNMET, THROTTLED, PROVIDER_DOWN, STORE_UNAVAILABLE,
+	// SETTINGS_INVALID, REQUEST_INVALID.
 	MethodGetToken = "/tokend.v1.TokenService/GetToken"
+	// IntrospectToken answers with what is known of the token that GetToken gives
+	// for the same request. Reasons: those of GetToken.
+	MethodIntrospectToken = "/tokend.v1.TokenService/IntrospectToken"
+	// RevokeTokens ends tokens: at the authorization server, where that has an
+	// endpoint for it (RFC 7009), the refresh token first, and here in any case. A
+	// profile that needs no person makes a new one at the next GetToken, any other
+	// one needs a login. Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
+	MethodRevokeTokens = "/tokend.v1.TokenService/RevokeTokens"
+	// CreateDPoPProof proves, for one request to an API, that the caller's token is
+	// bound to a key that stays in the daemon (RFC 9449). Reasons: those of
+	// GetToken; DENIED (the URL is none that this profile's token may go to);
+	// REQUEST_INVALID (the token is none of the profile's, or not bound to a key).
+	MethodCreateDPoPProof = "/tokend.v1.TokenService/CreateDPoPProof"
 )

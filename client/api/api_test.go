@@ -24,6 +24,7 @@ import (
 
 // structs are all of the package.
 var structs = []any{
+	api.CreateDPoPProofRequest{}, api.CreateDPoPProofResponse{},
 	api.DeleteProfileRequest{}, api.DeleteProfileResponse{},
 	api.GetProfileRequest{}, api.GetProfileResponse{},
 	api.GetRecipientsRequest{}, api.GetRecipientsResponse{},
@@ -31,13 +32,22 @@ var structs = []any{
 	api.GetTokenRequest{}, api.GetTokenResponse{},
 	api.InitRequest{}, api.InitRequestStart{},
 	api.InitResponse{}, api.InitResponseCreated{},
+	api.IntrospectTokenRequest{}, api.IntrospectTokenResponse{},
 	api.ListProfilesRequest{}, api.ListProfilesResponse{}, api.ListProfilesResponseProfileEntry{},
+	api.LoginRequest{}, api.LoginRequestStart{}, api.LoginRequestConfirmation{}, api.LoginRequestRedirection{},
+	api.LoginRequestInitialAccessToken{},
+	api.LoginResponse{}, api.LoginResponseServerFound{}, api.LoginResponseInitialAccessTokenNeeded{}, api.LoginResponseOpenURL{},
+	api.LoginResponseShowCode{}, api.LoginResponseNotice{}, api.LoginResponseDone{},
+	api.LogoutRequest{}, api.LogoutResponse{},
 	api.Mistake{},
 	api.MoveProfileRequest{}, api.MoveProfileResponse{},
 	api.Protection{},
 	api.PutProfileRequest{}, api.PutProfileResponse{},
+	api.RegisterRequest{}, api.RegisterRequestStart{}, api.RegisterRequestUser{},
+	api.RegisterResponse{}, api.RegisterResponseUserNeeded{}, api.RegisterResponseDone{},
 	api.ReloadRequest{}, api.ReloadResponse{},
 	api.RevealProfileRequest{}, api.RevealProfileResponse{},
+	api.RevokeTokensRequest{}, api.RevokeTokensResponse{}, api.RevokeTokensResponseRevocation{},
 	api.Setting{},
 	api.StopRequest{}, api.StopResponse{},
 	api.Trust{},
@@ -48,7 +58,8 @@ var methods = []string{
 	api.MethodInit, api.MethodGetStatus, api.MethodReload, api.MethodStop,
 	api.MethodListProfiles, api.MethodGetProfile, api.MethodPutProfile, api.MethodDeleteProfile,
 	api.MethodMoveProfile, api.MethodRevealProfile, api.MethodGetRecipients,
-	api.MethodGetToken,
+	api.MethodLogin, api.MethodRegister, api.MethodLogout,
+	api.MethodGetToken, api.MethodIntrospectToken, api.MethodRevokeTokens, api.MethodCreateDPoPProof,
 }
 
 var files = func() (all []protoreflect.FileDescriptor) {
@@ -175,9 +186,12 @@ func TestEnums(t *testing.T) {
 	reasons := names(t, "tokend.v1.Reason", "REASON_")
 	states := names(t, "tokend.v1.GetStatusResponse.State", "STATE_")
 	forms := names(t, "tokend.v1.RevealProfileRequest.Form", "FORM_")
+	methods := names(t, "tokend.v1.LoginRequest.Method", "METHOD_")
+	sources := names(t, "tokend.v1.IntrospectTokenResponse.Source", "SOURCE_")
 	for n := int32(-1); n < 100; n++ {
 		for _, v := range []struct{ got, want string }{
 			{api.Reason(n).String(), reasons[n]}, {api.State(n).String(), states[n]}, {api.Form(n).String(), forms[n]},
+			{api.Method(n).String(), methods[n]}, {api.Source(n).String(), sources[n]},
 		} {
 			if v.want == "" {
 				v.want = strconv.Itoa(int(n))
@@ -246,9 +260,10 @@ func TestAgainstRuntime(t *testing.T) {
 }
 
 // fill sets some fields. It leaves out what a struct cannot say: a message that
-// is set, empty, and no alternative of a oneof.
+// is set, empty, and no alternative of a oneof. Of a oneof the last one set
+// stands, so that the order is any.
 func fill(r *rand.Rand, m protoreflect.Message) {
-	for i := range m.Descriptor().Fields().Len() {
+	for _, i := range r.Perm(m.Descriptor().Fields().Len()) {
 		f := m.Descriptor().Fields().Get(i)
 		switch {
 		case r.IntN(4) == 0:

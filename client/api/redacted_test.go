@@ -18,6 +18,22 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		&api.PutProfileRequest{Variables: vars},
 		api.RevealProfileResponse{Text: []byte(canary)},
 		vars, *vars, vars.Variables[0],
+		api.LoginRequest{Start: &api.LoginRequestStart{ClientSecret: canary}},
+		&api.LoginRequestStart{ClientSecret: canary},
+		&api.LoginRequest{Redirection: &api.LoginRequestRedirection{Url: canary}},
+		api.LoginRequestRedirection{Url: canary},
+		&api.LoginRequest{InitialAccessToken: &api.LoginRequestInitialAccessToken{Token: canary}},
+		api.LoginRequestInitialAccessToken{Token: canary},
+		&api.LoginResponse{OpenUrl: &api.LoginResponseOpenURL{Url: canary}},
+		api.LoginResponseOpenURL{Url: canary},
+		&api.LoginResponse{ShowCode: &api.LoginResponseShowCode{UserCode: canary}},
+		api.LoginResponseShowCode{UserCode: canary, VerificationUrlComplete: canary},
+		&api.RegisterRequest{User: &api.RegisterRequestUser{Password: canary}},
+		api.RegisterRequestUser{Password: canary},
+		&api.CreateDPoPProofRequest{AccessToken: canary},
+		api.CreateDPoPProofRequest{AccessToken: canary},
+		&api.CreateDPoPProofResponse{Proof: canary},
+		api.CreateDPoPProofResponse{Proof: canary},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 			if s := fmt.Sprintf(verb, v); strings.Contains(s, canary) || strings.Contains(s, fmt.Sprintf("%x", canary)) {

@@ -406,11 +406,18 @@ type GetStatusResponse struct {
 	Sessions     int32  `protobuf:"varint,14,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	CachedTokens int32  `protobuf:"varint,15,opt,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty"`
 	// Open connections, this one among them.
-	Connections   int32         `protobuf:"varint,16,opt,name=connections,proto3" json:"connections,omitempty"`
-	Settings      []*Setting    `protobuf:"bytes,17,rep,name=settings,proto3" json:"settings,omitempty"`
-	Protections   []*Protection `protobuf:"bytes,18,rep,name=protections,proto3" json:"protections,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Connections int32         `protobuf:"varint,16,opt,name=connections,proto3" json:"connections,omitempty"`
+	Settings    []*Setting    `protobuf:"bytes,17,rep,name=settings,proto3" json:"settings,omitempty"`
+	Protections []*Protection `protobuf:"bytes,18,rep,name=protections,proto3" json:"protections,omitempty"`
+	// Names of sessions whose profile has vanished: Logout ends them.
+	OrphanedSessions []string `protobuf:"bytes,19,rep,name=orphaned_sessions,json=orphanedSessions,proto3" json:"orphaned_sessions,omitempty"`
+	// Names of profiles whose session could not be written and is in memory only.
+	// That is tried again.
+	UnsavedSessions []string `protobuf:"bytes,20,rep,name=unsaved_sessions,json=unsavedSessions,proto3" json:"unsaved_sessions,omitempty"`
+	// Tokens whose authorization server has yet to be told that they are revoked.
+	QueuedRevocations int32 `protobuf:"varint,21,opt,name=queued_revocations,json=queuedRevocations,proto3" json:"queued_revocations,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -567,6 +574,27 @@ func (x *GetStatusResponse) GetProtections() []*Protection {
 		return x.Protections
 	}
 	return nil
+}
+
+func (x *GetStatusResponse) GetOrphanedSessions() []string {
+	if x != nil {
+		return x.OrphanedSessions
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetUnsavedSessions() []string {
+	if x != nil {
+		return x.UnsavedSessions
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetQueuedRevocations() int32 {
+	if x != nil {
+		return x.QueuedRevocations
+	}
+	return 0
 }
 
 // ReloadRequest asks to read settings' files and the identity again.
@@ -874,7 +902,7 @@ const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"Protection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x8a\x06\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x91\a\n" +
 	"\x11GetStatusResponse\x128\n" +
 	"\x05state\x18\x01 \x01(\x0e2\".tokend.v1.GetStatusResponse.StateR\x05state\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\x12\x10\n" +
@@ -896,7 +924,10 @@ const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"\rcached_tokens\x18\x0f \x01(\x05R\fcachedTokens\x12 \n" +
 	"\vconnections\x18\x10 \x01(\x05R\vconnections\x12.\n" +
 	"\bsettings\x18\x11 \x03(\v2\x12.tokend.v1.SettingR\bsettings\x127\n" +
-	"\vprotections\x18\x12 \x03(\v2\x15.tokend.v1.ProtectionR\vprotections\"|\n" +
+	"\vprotections\x18\x12 \x03(\v2\x15.tokend.v1.ProtectionR\vprotections\x12+\n" +
+	"\x11orphaned_sessions\x18\x13 \x03(\tR\x10orphanedSessions\x12)\n" +
+	"\x10unsaved_sessions\x18\x14 \x03(\tR\x0funsavedSessions\x12-\n" +
+	"\x12queued_revocations\x18\x15 \x01(\x05R\x11queuedRevocations\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15STATE_NOT_INITIALIZED\x10\x01\x12\x10\n" +

@@ -38,7 +38,8 @@ const (
 //   - suggestion: the nearest existing name (PROFILE_NOT_FOUND), or the one that
 //     differs in case only (ALREADY_EXISTS)
 //   - line, variable: the place of the first mistake (PROFILE_INVALID); variable
-//     alone: the one to look at (CLIENT_REFUSED, PROVIDER_DOWN)
+//     alone: the one to look at first (CLIENT_REFUSED, REQUEST_REFUSED,
+//     PROVIDER_DOWN, LOGIN_REQUIRED)
 //   - oauth_error: the "error" code of the authorization server (RFC 6749 5.2)
 //   - http_status: the HTTP status of its answer
 //   - lifetime: what the provider gives, in seconds (MIN_VALID_UNMET)
@@ -52,7 +53,8 @@ type Reason int32
 const (
 	// Never sent.
 	Reason_REASON_UNSPECIFIED Reason = 0
-	// UNAUTHENTICATED: a person has to log in.
+	// UNAUTHENTICATED: a person has to log in, or, where `variable` is
+	// OAUTH2_REFRESH_TOKEN, to put a new refresh token into the profile.
 	Reason_REASON_LOGIN_REQUIRED Reason = 1
 	// FAILED_PRECONDITION: the daemon is locked.
 	Reason_REASON_LOCKED Reason = 2

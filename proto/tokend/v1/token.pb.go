@@ -23,6 +23,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Source tells who says it.
+type IntrospectTokenResponse_Source int32
+
+const (
+	IntrospectTokenResponse_SOURCE_UNSPECIFIED IntrospectTokenResponse_Source = 0
+	// The authorization server (RFC 7662).
+	IntrospectTokenResponse_SOURCE_INTROSPECTION IntrospectTokenResponse_Source = 1
+	// The token itself, which is a JWT: nobody has verified its claims.
+	IntrospectTokenResponse_SOURCE_JWT IntrospectTokenResponse_Source = 2
+	// Nobody: there is no introspection endpoint and the token is opaque.
+	IntrospectTokenResponse_SOURCE_NONE IntrospectTokenResponse_Source = 3
+)
+
+// Enum value maps for IntrospectTokenResponse_Source.
+var (
+	IntrospectTokenResponse_Source_name = map[int32]string{
+		0: "SOURCE_UNSPECIFIED",
+		1: "SOURCE_INTROSPECTION",
+		2: "SOURCE_JWT",
+		3: "SOURCE_NONE",
+	}
+	IntrospectTokenResponse_Source_value = map[string]int32{
+		"SOURCE_UNSPECIFIED":   0,
+		"SOURCE_INTROSPECTION": 1,
+		"SOURCE_JWT":           2,
+		"SOURCE_NONE":          3,
+	}
+)
+
+func (x IntrospectTokenResponse_Source) Enum() *IntrospectTokenResponse_Source {
+	p := new(IntrospectTokenResponse_Source)
+	*p = x
+	return p
+}
+
+func (x IntrospectTokenResponse_Source) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IntrospectTokenResponse_Source) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokend_v1_token_proto_enumTypes[0].Descriptor()
+}
+
+func (IntrospectTokenResponse_Source) Type() protoreflect.EnumType {
+	return &file_tokend_v1_token_proto_enumTypes[0]
+}
+
+func (x IntrospectTokenResponse_Source) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IntrospectTokenResponse_Source.Descriptor instead.
+func (IntrospectTokenResponse_Source) EnumDescriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{3, 0}
+}
+
 // GetTokenRequest asks for an access token. Two requests that are equal in
 // profile, scopes (as a set), audience and resource share one token; others
 // never do.
@@ -136,7 +192,8 @@ type GetTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The access token. Opaque (RFC 6749 1.4): do not parse it.
 	AccessToken string `protobuf:"bytes,1,opt,name=access_token,json=accessToken,proto3" json:"access_token,omitempty"`
-	// How to present it: "Bearer" (RFC 6750).
+	// How to present it: "Bearer" (RFC 6750) or "DPoP" (RFC 9449), which needs a
+	// proof with each request: CreateDPoPProof.
 	TokenType string `protobuf:"bytes,2,opt,name=token_type,json=tokenType,proto3" json:"token_type,omitempty"`
 	// When it ends, by this machine's wall clock as it stands now.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
@@ -280,6 +337,472 @@ func (x *GetTokenResponse) GetProfileVersion() string {
 	return ""
 }
 
+// IntrospectTokenRequest asks what a profile's token is good for.
+type IntrospectTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the profile. Required.
+	Profile string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Which of its tokens, as in GetTokenRequest.
+	Scopes        []string `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Audience      string   `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
+	Resource      string   `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntrospectTokenRequest) Reset() {
+	*x = IntrospectTokenRequest{}
+	mi := &file_tokend_v1_token_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntrospectTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntrospectTokenRequest) ProtoMessage() {}
+
+func (x *IntrospectTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntrospectTokenRequest.ProtoReflect.Descriptor instead.
+func (*IntrospectTokenRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *IntrospectTokenRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *IntrospectTokenRequest) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *IntrospectTokenRequest) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *IntrospectTokenRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+// IntrospectTokenResponse says what is known of the token.
+type IntrospectTokenResponse struct {
+	state  protoimpl.MessageState         `protogen:"open.v1"`
+	Source IntrospectTokenResponse_Source `protobuf:"varint,1,opt,name=source,proto3,enum=tokend.v1.IntrospectTokenResponse_Source" json:"source,omitempty"`
+	// The server takes it for active; from a JWT, its exp has not passed.
+	Active bool `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"`
+	// One JSON object: the answer, or the claims.
+	Claims string `protobuf:"bytes,3,opt,name=claims,proto3" json:"claims,omitempty"`
+	// As in GetTokenResponse.
+	TokenType     string                 `protobuf:"bytes,4,opt,name=token_type,json=tokenType,proto3" json:"token_type,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Fingerprint   string                 `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntrospectTokenResponse) Reset() {
+	*x = IntrospectTokenResponse{}
+	mi := &file_tokend_v1_token_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntrospectTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntrospectTokenResponse) ProtoMessage() {}
+
+func (x *IntrospectTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntrospectTokenResponse.ProtoReflect.Descriptor instead.
+func (*IntrospectTokenResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *IntrospectTokenResponse) GetSource() IntrospectTokenResponse_Source {
+	if x != nil {
+		return x.Source
+	}
+	return IntrospectTokenResponse_SOURCE_UNSPECIFIED
+}
+
+func (x *IntrospectTokenResponse) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *IntrospectTokenResponse) GetClaims() string {
+	if x != nil {
+		return x.Claims
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetTokenType() string {
+	if x != nil {
+		return x.TokenType
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *IntrospectTokenResponse) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+// RevokeTokensRequest asks to end tokens at the authorization server and here.
+type RevokeTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of one profile; empty with `all`.
+	Profile string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Every profile's.
+	All           bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensRequest) Reset() {
+	*x = RevokeTokensRequest{}
+	mi := &file_tokend_v1_token_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensRequest) ProtoMessage() {}
+
+func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokensRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RevokeTokensRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *RevokeTokensRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+// RevokeTokensResponse says what came of it. The tokens are gone here in any
+// case.
+type RevokeTokensResponse struct {
+	state         protoimpl.MessageState             `protogen:"open.v1"`
+	Revocations   []*RevokeTokensResponse_Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensResponse) Reset() {
+	*x = RevokeTokensResponse{}
+	mi := &file_tokend_v1_token_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensResponse) ProtoMessage() {}
+
+func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokensResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RevokeTokensResponse) GetRevocations() []*RevokeTokensResponse_Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+// CreateDPoPProofRequest asks for the proof that goes with one request to an
+// API (RFC 9449 4.2).
+type CreateDPoPProofRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the profile. Required.
+	Profile string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// The token that the request is made with, which must be one of the
+	// profile's that is still good. Required.
+	AccessToken string `protobuf:"bytes,2,opt,name=access_token,json=accessToken,proto3" json:"access_token,omitempty"`
+	// HTTP method of the request, such as "GET". Required.
+	Method string `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
+	// URL of the request; query and fragment are left out of the proof. It must
+	// be at one of the profile's API_URL origins, where it names some, and never
+	// at the authorization server's. Required.
+	Url string `protobuf:"bytes,4,opt,name=url,proto3" json:"url,omitempty"`
+	// The API's last DPoP-Nonce, or empty.
+	Nonce         string `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateDPoPProofRequest) Reset() {
+	*x = CreateDPoPProofRequest{}
+	mi := &file_tokend_v1_token_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateDPoPProofRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateDPoPProofRequest) ProtoMessage() {}
+
+func (x *CreateDPoPProofRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateDPoPProofRequest.ProtoReflect.Descriptor instead.
+func (*CreateDPoPProofRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CreateDPoPProofRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *CreateDPoPProofRequest) GetAccessToken() string {
+	if x != nil {
+		return x.AccessToken
+	}
+	return ""
+}
+
+func (x *CreateDPoPProofRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *CreateDPoPProofRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *CreateDPoPProofRequest) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+// CreateDPoPProofResponse holds the proof.
+type CreateDPoPProofResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Value of the request's DPoP header field. Good for one request.
+	Proof         string `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateDPoPProofResponse) Reset() {
+	*x = CreateDPoPProofResponse{}
+	mi := &file_tokend_v1_token_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateDPoPProofResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateDPoPProofResponse) ProtoMessage() {}
+
+func (x *CreateDPoPProofResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateDPoPProofResponse.ProtoReflect.Descriptor instead.
+func (*CreateDPoPProofResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CreateDPoPProofResponse) GetProof() string {
+	if x != nil {
+		return x.Proof
+	}
+	return ""
+}
+
+// Revocation is about one profile.
+type RevokeTokensResponse_Revocation struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Profile string                 `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// How many tokens the authorization server has ended (RFC 7009), access
+	// and refresh tokens together.
+	Revoked int32 `protobuf:"varint,2,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// How many it still has to be told of, because it could not be reached:
+	// that is tried again.
+	Queued int32 `protobuf:"varint,3,opt,name=queued,proto3" json:"queued,omitempty"`
+	// Why others live on until they expire, or empty; one line for a person.
+	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensResponse_Revocation) Reset() {
+	*x = RevokeTokensResponse_Revocation{}
+	mi := &file_tokend_v1_token_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensResponse_Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensResponse_Revocation) ProtoMessage() {}
+
+func (x *RevokeTokensResponse_Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensResponse_Revocation.ProtoReflect.Descriptor instead.
+func (*RevokeTokensResponse_Revocation) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{5, 0}
+}
+
+func (x *RevokeTokensResponse_Revocation) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *RevokeTokensResponse_Revocation) GetRevoked() int32 {
+	if x != nil {
+		return x.Revoked
+	}
+	return 0
+}
+
+func (x *RevokeTokensResponse_Revocation) GetQueued() int32 {
+	if x != nil {
+		return x.Queued
+	}
+	return 0
+}
+
+func (x *RevokeTokensResponse_Revocation) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 var File_tokend_v1_token_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_token_proto_rawDesc = "" +
@@ -311,7 +834,46 @@ const file_tokend_v1_token_proto_rawDesc = "" +
 	"\bdegraded\x18\n" +
 	" \x01(\bR\bdegraded\x12\x18\n" +
 	"\awarning\x18\v \x01(\tR\awarning\x12'\n" +
-	"\x0fprofile_version\x18\f \x01(\tR\x0eprofileVersionB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
+	"\x0fprofile_version\x18\f \x01(\tR\x0eprofileVersion\"\x82\x01\n" +
+	"\x16IntrospectTokenRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x16\n" +
+	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
+	"\baudience\x18\x03 \x01(\tR\baudience\x12\x1a\n" +
+	"\bresource\x18\x04 \x01(\tR\bresource\"\xe5\x02\n" +
+	"\x17IntrospectTokenResponse\x12A\n" +
+	"\x06source\x18\x01 \x01(\x0e2).tokend.v1.IntrospectTokenResponse.SourceR\x06source\x12\x16\n" +
+	"\x06active\x18\x02 \x01(\bR\x06active\x12\x16\n" +
+	"\x06claims\x18\x03 \x01(\tR\x06claims\x12\x1d\n" +
+	"\n" +
+	"token_type\x18\x04 \x01(\tR\ttokenType\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12 \n" +
+	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\"[\n" +
+	"\x06Source\x12\x16\n" +
+	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14SOURCE_INTROSPECTION\x10\x01\x12\x0e\n" +
+	"\n" +
+	"SOURCE_JWT\x10\x02\x12\x0f\n" +
+	"\vSOURCE_NONE\x10\x03\"A\n" +
+	"\x13RevokeTokensRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"\xd8\x01\n" +
+	"\x14RevokeTokensResponse\x12L\n" +
+	"\vrevocations\x18\x01 \x03(\v2*.tokend.v1.RevokeTokensResponse.RevocationR\vrevocations\x1ar\n" +
+	"\n" +
+	"Revocation\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x18\n" +
+	"\arevoked\x18\x02 \x01(\x05R\arevoked\x12\x16\n" +
+	"\x06queued\x18\x03 \x01(\x05R\x06queued\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\"\x95\x01\n" +
+	"\x16CreateDPoPProofRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12!\n" +
+	"\faccess_token\x18\x02 \x01(\tR\vaccessToken\x12\x16\n" +
+	"\x06method\x18\x03 \x01(\tR\x06method\x12\x10\n" +
+	"\x03url\x18\x04 \x01(\tR\x03url\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\tR\x05nonce\"/\n" +
+	"\x17CreateDPoPProofResponse\x12\x14\n" +
+	"\x05proof\x18\x01 \x01(\tR\x05proofB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
 
 var (
 	file_tokend_v1_token_proto_rawDescOnce sync.Once
@@ -325,23 +887,35 @@ func file_tokend_v1_token_proto_rawDescGZIP() []byte {
 	return file_tokend_v1_token_proto_rawDescData
 }
 
-var file_tokend_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_tokend_v1_token_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_tokend_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_tokend_v1_token_proto_goTypes = []any{
-	(*GetTokenRequest)(nil),       // 0: tokend.v1.GetTokenRequest
-	(*GetTokenResponse)(nil),      // 1: tokend.v1.GetTokenResponse
-	(*durationpb.Duration)(nil),   // 2: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(IntrospectTokenResponse_Source)(0),     // 0: tokend.v1.IntrospectTokenResponse.Source
+	(*GetTokenRequest)(nil),                 // 1: tokend.v1.GetTokenRequest
+	(*GetTokenResponse)(nil),                // 2: tokend.v1.GetTokenResponse
+	(*IntrospectTokenRequest)(nil),          // 3: tokend.v1.IntrospectTokenRequest
+	(*IntrospectTokenResponse)(nil),         // 4: tokend.v1.IntrospectTokenResponse
+	(*RevokeTokensRequest)(nil),             // 5: tokend.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),            // 6: tokend.v1.RevokeTokensResponse
+	(*CreateDPoPProofRequest)(nil),          // 7: tokend.v1.CreateDPoPProofRequest
+	(*CreateDPoPProofResponse)(nil),         // 8: tokend.v1.CreateDPoPProofResponse
+	(*RevokeTokensResponse_Revocation)(nil), // 9: tokend.v1.RevokeTokensResponse.Revocation
+	(*durationpb.Duration)(nil),             // 10: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),           // 11: google.protobuf.Timestamp
 }
 var file_tokend_v1_token_proto_depIdxs = []int32{
-	2, // 0: tokend.v1.GetTokenRequest.min_valid:type_name -> google.protobuf.Duration
-	3, // 1: tokend.v1.GetTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	2, // 2: tokend.v1.GetTokenResponse.expires_in:type_name -> google.protobuf.Duration
-	2, // 3: tokend.v1.GetTokenResponse.lifetime:type_name -> google.protobuf.Duration
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	10, // 0: tokend.v1.GetTokenRequest.min_valid:type_name -> google.protobuf.Duration
+	11, // 1: tokend.v1.GetTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	10, // 2: tokend.v1.GetTokenResponse.expires_in:type_name -> google.protobuf.Duration
+	10, // 3: tokend.v1.GetTokenResponse.lifetime:type_name -> google.protobuf.Duration
+	0,  // 4: tokend.v1.IntrospectTokenResponse.source:type_name -> tokend.v1.IntrospectTokenResponse.Source
+	11, // 5: tokend.v1.IntrospectTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	9,  // 6: tokend.v1.RevokeTokensResponse.revocations:type_name -> tokend.v1.RevokeTokensResponse.Revocation
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_tokend_v1_token_proto_init() }
@@ -354,13 +928,14 @@ func file_tokend_v1_token_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokend_v1_token_proto_rawDesc), len(file_tokend_v1_token_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   2,
+			NumEnums:      1,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_tokend_v1_token_proto_goTypes,
 		DependencyIndexes: file_tokend_v1_token_proto_depIdxs,
+		EnumInfos:         file_tokend_v1_token_proto_enumTypes,
 		MessageInfos:      file_tokend_v1_token_proto_msgTypes,
 	}.Build()
 	File_tokend_v1_token_proto = out.File

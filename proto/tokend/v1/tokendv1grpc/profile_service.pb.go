@@ -25,7 +25,7 @@ var File_tokend_v1_profile_service_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_profile_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ftokend/v1/profile_service.proto\x12\ttokend.v1\x1a\x17tokend/v1/profile.proto2\xc1\x04\n" +
+	"\x1ftokend/v1/profile_service.proto\x12\ttokend.v1\x1a\x15tokend/v1/login.proto\x1a\x17tokend/v1/profile.proto2\x89\x06\n" +
 	"\x0eProfileService\x12O\n" +
 	"\fListProfiles\x12\x1e.tokend.v1.ListProfilesRequest\x1a\x1f.tokend.v1.ListProfilesResponse\x12I\n" +
 	"\n" +
@@ -35,7 +35,10 @@ const file_tokend_v1_profile_service_proto_rawDesc = "" +
 	"\rDeleteProfile\x12\x1f.tokend.v1.DeleteProfileRequest\x1a .tokend.v1.DeleteProfileResponse\x12L\n" +
 	"\vMoveProfile\x12\x1d.tokend.v1.MoveProfileRequest\x1a\x1e.tokend.v1.MoveProfileResponse\x12R\n" +
 	"\rRevealProfile\x12\x1f.tokend.v1.RevealProfileRequest\x1a .tokend.v1.RevealProfileResponse\x12R\n" +
-	"\rGetRecipients\x12\x1f.tokend.v1.GetRecipientsRequest\x1a .tokend.v1.GetRecipientsResponseB2Z0tokend/proto/tokend/v1/tokendv1grpc;tokendv1grpcb\x06proto3"
+	"\rGetRecipients\x12\x1f.tokend.v1.GetRecipientsRequest\x1a .tokend.v1.GetRecipientsResponse\x12>\n" +
+	"\x05Login\x12\x17.tokend.v1.LoginRequest\x1a\x18.tokend.v1.LoginResponse(\x010\x01\x12G\n" +
+	"\bRegister\x12\x1a.tokend.v1.RegisterRequest\x1a\x1b.tokend.v1.RegisterResponse(\x010\x01\x12=\n" +
+	"\x06Logout\x12\x18.tokend.v1.LogoutRequest\x1a\x19.tokend.v1.LogoutResponseB2Z0tokend/proto/tokend/v1/tokendv1grpc;tokendv1grpcb\x06proto3"
 
 var file_tokend_v1_profile_service_proto_goTypes = []any{
 	(*v1.ListProfilesRequest)(nil),   // 0: tokend.v1.ListProfilesRequest
@@ -45,13 +48,19 @@ var file_tokend_v1_profile_service_proto_goTypes = []any{
 	(*v1.MoveProfileRequest)(nil),    // 4: tokend.v1.MoveProfileRequest
 	(*v1.RevealProfileRequest)(nil),  // 5: tokend.v1.RevealProfileRequest
 	(*v1.GetRecipientsRequest)(nil),  // 6: tokend.v1.GetRecipientsRequest
-	(*v1.ListProfilesResponse)(nil),  // 7: tokend.v1.ListProfilesResponse
-	(*v1.GetProfileResponse)(nil),    // 8: tokend.v1.GetProfileResponse
-	(*v1.PutProfileResponse)(nil),    // 9: tokend.v1.PutProfileResponse
-	(*v1.DeleteProfileResponse)(nil), // 10: tokend.v1.DeleteProfileResponse
-	(*v1.MoveProfileResponse)(nil),   // 11: tokend.v1.MoveProfileResponse
-	(*v1.RevealProfileResponse)(nil), // 12: tokend.v1.RevealProfileResponse
-	(*v1.GetRecipientsResponse)(nil), // 13: tokend.v1.GetRecipientsResponse
+	(*v1.LoginRequest)(nil),          // 7: tokend.v1.LoginRequest
+	(*v1.RegisterRequest)(nil),       // 8: tokend.v1.RegisterRequest
+	(*v1.LogoutRequest)(nil),         // 9: tokend.v1.LogoutRequest
+	(*v1.ListProfilesResponse)(nil),  // 10: tokend.v1.ListProfilesResponse
+	(*v1.GetProfileResponse)(nil),    // 11: tokend.v1.GetProfileResponse
+	(*v1.PutProfileResponse)(nil),    // 12: tokend.v1.PutProfileResponse
+	(*v1.DeleteProfileResponse)(nil), // 13: tokend.v1.DeleteProfileResponse
+	(*v1.MoveProfileResponse)(nil),   // 14: tokend.v1.MoveProfileResponse
+	(*v1.RevealProfileResponse)(nil), // 15: tokend.v1.RevealProfileResponse
+	(*v1.GetRecipientsResponse)(nil), // 16: tokend.v1.GetRecipientsResponse
+	(*v1.LoginResponse)(nil),         // 17: tokend.v1.LoginResponse
+	(*v1.RegisterResponse)(nil),      // 18: tokend.v1.RegisterResponse
+	(*v1.LogoutResponse)(nil),        // 19: tokend.v1.LogoutResponse
 }
 var file_tokend_v1_profile_service_proto_depIdxs = []int32{
 	0,  // 0: tokend.v1.ProfileService.ListProfiles:input_type -> tokend.v1.ListProfilesRequest
@@ -61,15 +70,21 @@ var file_tokend_v1_profile_service_proto_depIdxs = []int32{
 	4,  // 4: tokend.v1.ProfileService.MoveProfile:input_type -> tokend.v1.MoveProfileRequest
 	5,  // 5: tokend.v1.ProfileService.RevealProfile:input_type -> tokend.v1.RevealProfileRequest
 	6,  // 6: tokend.v1.ProfileService.GetRecipients:input_type -> tokend.v1.GetRecipientsRequest
-	7,  // 7: tokend.v1.ProfileService.ListProfiles:output_type -> tokend.v1.ListProfilesResponse
-	8,  // 8: tokend.v1.ProfileService.GetProfile:output_type -> tokend.v1.GetProfileResponse
-	9,  // 9: tokend.v1.ProfileService.PutProfile:output_type -> tokend.v1.PutProfileResponse
-	10, // 10: tokend.v1.ProfileService.DeleteProfile:output_type -> tokend.v1.DeleteProfileResponse
-	11, // 11: tokend.v1.ProfileService.MoveProfile:output_type -> tokend.v1.MoveProfileResponse
-	12, // 12: tokend.v1.ProfileService.RevealProfile:output_type -> tokend.v1.RevealProfileResponse
-	13, // 13: tokend.v1.ProfileService.GetRecipients:output_type -> tokend.v1.GetRecipientsResponse
-	7,  // [7:14] is the sub-list for method output_type
-	0,  // [0:7] is the sub-list for method input_type
+	7,  // 7: tokend.v1.ProfileService.Login:input_type -> tokend.v1.LoginRequest
+	8,  // 8: tokend.v1.ProfileService.Register:input_type -> tokend.v1.RegisterRequest
+	9,  // 9: tokend.v1.ProfileService.Logout:input_type -> tokend.v1.LogoutRequest
+	10, // 10: tokend.v1.ProfileService.ListProfiles:output_type -> tokend.v1.ListProfilesResponse
+	11, // 11: tokend.v1.ProfileService.GetProfile:output_type -> tokend.v1.GetProfileResponse
+	12, // 12: tokend.v1.ProfileService.PutProfile:output_type -> tokend.v1.PutProfileResponse
+	13, // 13: tokend.v1.ProfileService.DeleteProfile:output_type -> tokend.v1.DeleteProfileResponse
+	14, // 14: tokend.v1.ProfileService.MoveProfile:output_type -> tokend.v1.MoveProfileResponse
+	15, // 15: tokend.v1.ProfileService.RevealProfile:output_type -> tokend.v1.RevealProfileResponse
+	16, // 16: tokend.v1.ProfileService.GetRecipients:output_type -> tokend.v1.GetRecipientsResponse
+	17, // 17: tokend.v1.ProfileService.Login:output_type -> tokend.v1.LoginResponse
+	18, // 18: tokend.v1.ProfileService.Register:output_type -> tokend.v1.RegisterResponse
+	19, // 19: tokend.v1.ProfileService.Logout:output_type -> tokend.v1.LogoutResponse
+	10, // [10:20] is the sub-list for method output_type
+	0,  // [0:10] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

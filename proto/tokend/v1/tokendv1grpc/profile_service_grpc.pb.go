@@ -27,6 +27,9 @@ const (
 	ProfileService_MoveProfile_FullMethodName   = "/tokend.v1.ProfileService/MoveProfile"
 	ProfileService_RevealProfile_FullMethodName = "/tokend.v1.ProfileService/RevealProfile"
 	ProfileService_GetRecipients_FullMethodName = "/tokend.v1.ProfileService/GetRecipients"
+	ProfileService_Login_FullMethodName         = "/tokend.v1.ProfileService/Login"
+	ProfileService_Register_FullMethodName      = "/tokend.v1.ProfileService/Register"
+	ProfileService_Logout_FullMethodName        = "/tokend.v1.ProfileService/Logout"
 )
 
 // ProfileServiceClient is the client API for ProfileService service.
@@ -67,6 +70,28 @@ type ProfileServiceClient interface {
 	// and with what would trust it. Reasons: PROFILE_NOT_FOUND (the folder has
 	// none).
 	GetRecipients(ctx context.Context, in *v1.GetRecipientsRequest, opts ...grpc.CallOption) (*v1.GetRecipientsResponse, error)
+	// Login lets a person log in and keeps what comes of it as the profile's
+	// session. It is a two-way stream: events down, a person's answers up. The
+	// daemon holds verifier, codes and listener; the caller only shows. One login a
+	// profile at a time: a second one ends the first with VERSION_CHANGED. It takes
+	// 10 min at most. Ending the call ends the login. Reasons: LOGIN_REQUIRED
+	// (nobody logged in in time), PROFILE_NOT_FOUND,
+	// UNTRUSTED, PROFILE_INVALID (a grant that needs no login, too), DENIED (the
+	// person, or the server in their name, said no), CLIENT_REFUSED,
+	// REQUEST_REFUSED, PROVIDER_DOWN, THROTTLED, ALREADY_EXISTS (a profile that is
+	// to be written is there), VERSION_CHANGED.
+	Login(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.LoginRequest, v1.LoginResponse], error)
+	// Register makes a client at an endpoint that takes a person's name and
+	// password as JSON and answers with client_key and client_secret, and writes a
+	// profile for it. Reasons: ALREADY_EXISTS, CLIENT_REFUSED (name or password is
+	// wrong), REQUEST_REFUSED, PROVIDER_DOWN, THROTTLED, UNTRUSTED (the recipients
+	// file of the folder).
+	Register(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResponse], error)
+	// Logout revokes a profile's tokens (RFC 7009), the refresh token first, and
+	// deletes its session, even where the server cannot be reached: it is then told
+	// later. Reasons: PROFILE_NOT_FOUND (neither a profile nor a session has that
+	// name).
+	Logout(ctx context.Context, in *v1.LogoutRequest, opts ...grpc.CallOption) (*v1.LogoutResponse, error)
 }
 
 type profileServiceClient struct {
@@ -147,6 +172,42 @@ func (c *profileServiceClient) GetRecipients(ctx context.Context, in *v1.GetReci
 	return out, nil
 }
 
+func (c *profileServiceClient) Login(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.LoginRequest, v1.LoginResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ProfileService_ServiceDesc.Streams[0], ProfileService_Login_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.LoginRequest, v1.LoginResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProfileService_LoginClient = grpc.BidiStreamingClient[v1.LoginRequest, v1.LoginResponse]
+
+func (c *profileServiceClient) Register(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ProfileService_ServiceDesc.Streams[1], ProfileService_Register_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.RegisterRequest, v1.RegisterResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProfileService_RegisterClient = grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResponse]
+
+func (c *profileServiceClient) Logout(ctx context.Context, in *v1.LogoutRequest, opts ...grpc.CallOption) (*v1.LogoutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.LogoutResponse)
+	err := c.cc.Invoke(ctx, ProfileService_Logout_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ProfileServiceServer is the server API for ProfileService service.
 // All implementations must embed UnimplementedProfileServiceServer
 // for forward compatibility.
@@ -185,6 +246,28 @@ type ProfileServiceServer interface {
 	// and with what would trust it. Reasons: PROFILE_NOT_FOUND (the folder has
 	// none).
 	GetRecipients(context.Context, *v1.GetRecipientsRequest) (*v1.GetRecipientsResponse, error)
+	// Login lets a person log in and keeps what comes of it as the profile's
+	// session. It is a two-way stream: events down, a person's answers up. The
+	// daemon holds verifier, codes and listener; the caller only shows. One login a
+	// profile at a time: a second one ends the first with VERSION_CHANGED. It takes
+	// 10 min at most. Ending the call ends the login. Reasons: LOGIN_REQUIRED
+	// (nobody logged in in time), PROFILE_NOT_FOUND,
+	// UNTRUSTED, PROFILE_INVALID (a grant that needs no login, too), DENIED (the
+	// person, or the server in their name, said no), CLIENT_REFUSED,
+	// REQUEST_REFUSED, PROVIDER_DOWN, THROTTLED, ALREADY_EXISTS (a profile that is
+	// to be written is there), VERSION_CHANGED.
+	Login(grpc.BidiStreamingServer[v1.LoginRequest, v1.LoginResponse]) error
+	// Register makes a client at an endpoint that takes a person's name and
+	// password as JSON and answers with client_key and client_secret, and writes a
+	// profile for it. Reasons: ALREADY_EXISTS, CLIENT_REFUSED (name or password is
+	// wrong), REQUEST_REFUSED, PROVIDER_DOWN, THROTTLED, UNTRUSTED (the recipients
+	// file of the folder).
+	Register(grpc.BidiStreamingServer[v1.RegisterRequest, v1.RegisterResponse]) error
+	// Logout revokes a profile's tokens (RFC 7009), the refresh token first, and
+	// deletes its session, even where the server cannot be reached: it is then told
+	// later. Reasons: PROFILE_NOT_FOUND (neither a profile nor a session has that
+	// name).
+	Logout(context.Context, *v1.LogoutRequest) (*v1.LogoutResponse, error)
 	mustEmbedUnimplementedProfileServiceServer()
 }
 
@@ -215,6 +298,15 @@ func (UnimplementedProfileServiceServer) RevealProfile(context.Context, *v1.Reve
 }
 func (UnimplementedProfileServiceServer) GetRecipients(context.Context, *v1.GetRecipientsRequest) (*v1.GetRecipientsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetRecipients not implemented")
+}
+func (UnimplementedProfileServiceServer) Login(grpc.BidiStreamingServer[v1.LoginRequest, v1.LoginResponse]) error {
+	return status.Error(codes.Unimplemented, "method Login not implemented")
+}
+func (UnimplementedProfileServiceServer) Register(grpc.BidiStreamingServer[v1.RegisterRequest, v1.RegisterResponse]) error {
+	return status.Error(codes.Unimplemented, "method Register not implemented")
+}
+func (UnimplementedProfileServiceServer) Logout(context.Context, *v1.LogoutRequest) (*v1.LogoutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Logout not implemented")
 }
 func (UnimplementedProfileServiceServer) mustEmbedUnimplementedProfileServiceServer() {}
 func (UnimplementedProfileServiceServer) testEmbeddedByValue()                        {}
@@ -363,6 +455,38 @@ func _ProfileService_GetRecipients_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProfileService_Login_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ProfileServiceServer).Login(&grpc.GenericServerStream[v1.LoginRequest, v1.LoginResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProfileService_LoginServer = grpc.BidiStreamingServer[v1.LoginRequest, v1.LoginResponse]
+
+func _ProfileService_Register_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ProfileServiceServer).Register(&grpc.GenericServerStream[v1.RegisterRequest, v1.RegisterResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProfileService_RegisterServer = grpc.BidiStreamingServer[v1.RegisterRequest, v1.RegisterResponse]
+
+func _ProfileService_Logout_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.LogoutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProfileServiceServer).Logout(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProfileService_Logout_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProfileServiceServer).Logout(ctx, req.(*v1.LogoutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ProfileService_ServiceDesc is the grpc.ServiceDesc for ProfileService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -398,7 +522,24 @@ var ProfileService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "GetRecipients",
 			Handler:    _ProfileService_GetRecipients_Handler,
 		},
+		{
+			MethodName: "Logout",
+			Handler:    _ProfileService_Logout_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Login",
+			Handler:       _ProfileService_Login_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Register",
+			Handler:       _ProfileService_Register_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "tokend/v1/profile_service.proto",
 }

@@ -25,19 +25,34 @@ var File_tokend_v1_token_service_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_token_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dtokend/v1/token_service.proto\x12\ttokend.v1\x1a\x15tokend/v1/token.proto2S\n" +
+	"\x1dtokend/v1/token_service.proto\x12\ttokend.v1\x1a\x15tokend/v1/token.proto2\xd8\x02\n" +
 	"\fTokenService\x12C\n" +
-	"\bGetToken\x12\x1a.tokend.v1.GetTokenRequest\x1a\x1b.tokend.v1.GetTokenResponseB2Z0tokend/proto/tokend/v1/tokendv1grpc;tokendv1grpcb\x06proto3"
+	"\bGetToken\x12\x1a.tokend.v1.GetTokenRequest\x1a\x1b.tokend.v1.GetTokenResponse\x12X\n" +
+	"\x0fIntrospectToken\x12!.tokend.v1.IntrospectTokenRequest\x1a\".tokend.v1.IntrospectTokenResponse\x12O\n" +
+	"\fRevokeTokens\x12\x1e.tokend.v1.RevokeTokensRequest\x1a\x1f.tokend.v1.RevokeTokensResponse\x12X\n" +
+	"\x0fCreateDPoPProof\x12!.tokend.v1.CreateDPoPProofRequest\x1a\".tokend.v1.CreateDPoPProofResponseB2Z0tokend/proto/tokend/v1/tokendv1grpc;tokendv1grpcb\x06proto3"
 
 var file_tokend_v1_token_service_proto_goTypes = []any{
-	(*v1.GetTokenRequest)(nil),  // 0: tokend.v1.GetTokenRequest
-	(*v1.GetTokenResponse)(nil), // 1: tokend.v1.GetTokenResponse
+	(*v1.GetTokenRequest)(nil),         // 0: tokend.v1.GetTokenRequest
+	(*v1.IntrospectTokenRequest)(nil),  // 1: tokend.v1.IntrospectTokenRequest
+	(*v1.RevokeTokensRequest)(nil),     // 2: tokend.v1.RevokeTokensRequest
+	(*v1.CreateDPoPProofRequest)(nil),  // 3: tokend.v1.CreateDPoPProofRequest
+	(*v1.GetTokenResponse)(nil),        // 4: tokend.v1.GetTokenResponse
+	(*v1.IntrospectTokenResponse)(nil), // 5: tokend.v1.IntrospectTokenResponse
+	(*v1.RevokeTokensResponse)(nil),    // 6: tokend.v1.RevokeTokensResponse
+	(*v1.CreateDPoPProofResponse)(nil), // 7: tokend.v1.CreateDPoPProofResponse
 }
 var file_tokend_v1_token_service_proto_depIdxs = []int32{
 	0, // 0: tokend.v1.TokenService.GetToken:input_type -> tokend.v1.GetTokenRequest
-	1, // 1: tokend.v1.TokenService.GetToken:output_type -> tokend.v1.GetTokenResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
+	1, // 1: tokend.v1.TokenService.IntrospectToken:input_type -> tokend.v1.IntrospectTokenRequest
+	2, // 2: tokend.v1.TokenService.RevokeTokens:input_type -> tokend.v1.RevokeTokensRequest
+	3, // 3: tokend.v1.TokenService.CreateDPoPProof:input_type -> tokend.v1.CreateDPoPProofRequest
+	4, // 4: tokend.v1.TokenService.GetToken:output_type -> tokend.v1.GetTokenResponse
+	5, // 5: tokend.v1.TokenService.IntrospectToken:output_type -> tokend.v1.IntrospectTokenResponse
+	6, // 6: tokend.v1.TokenService.RevokeTokens:output_type -> tokend.v1.RevokeTokensResponse
+	7, // 7: tokend.v1.TokenService.CreateDPoPProof:output_type -> tokend.v1.CreateDPoPProofResponse
+	4, // [4:8] is the sub-list for method output_type
+	0, // [0:4] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name

@@ -20,7 +20,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TokenService_GetToken_FullMethodName = "/tokend.v1.TokenService/GetToken"
+	TokenService_GetToken_FullMethodName        = "/tokend.v1.TokenService/GetToken"
+	TokenService_IntrospectToken_FullMethodName = "/tokend.v1.TokenService/IntrospectToken"
+	TokenService_RevokeTokens_FullMethodName    = "/tokend.v1.TokenService/RevokeTokens"
+	TokenService_CreateDPoPProof_FullMethodName = "/tokend.v1.TokenService/CreateDPoPProof"
 )
 
 // TokenServiceClient is the client API for TokenService service.
@@ -34,11 +37,25 @@ type TokenServiceClient interface {
 	// never starts a login. A caller that goes away does not end the request to
 	// the server that others wait for.
 	//
-	// Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND, UNTRUSTED,
-	// PROFILE_INVALID, CLIENT_REFUSED, REQUEST_REFUSED, MIN_VALID_UNMET,
-	// THROTTLED, PROVIDER_DOWN, STORE_UNAVAILABLE, SETTINGS_INVALID,
-	// REQUEST_INVALID.
+	// Reasons: LOGIN_REQUIRED, LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// UNTRUSTED, PROFILE_INVALID, CLIENT_REFUSED, REQUEST_REFUSED,
+	// MIN_VALID_UNMET, THROTTLED, PROVIDER_DOWN, STORE_UNAVAILABLE,
+	// SETTINGS_INVALID, REQUEST_INVALID.
 	GetToken(ctx context.Context, in *v1.GetTokenRequest, opts ...grpc.CallOption) (*v1.GetTokenResponse, error)
+	// IntrospectToken answers with what is known of the token that GetToken gives
+	// for the same request. Reasons: those of GetToken.
+	IntrospectToken(ctx context.Context, in *v1.IntrospectTokenRequest, opts ...grpc.CallOption) (*v1.IntrospectTokenResponse, error)
+	// RevokeTokens ends tokens: at the authorization server, where that has an
+	// endpoint for it (RFC 7009), the refresh token first, and here in any case. A
+	// profile that needs no person makes a new one at the next GetToken, any other
+	// one needs a login. Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
+	RevokeTokens(ctx context.Context, in *v1.RevokeTokensRequest, opts ...grpc.CallOption) (*v1.RevokeTokensResponse, error)
+	// CreateDPoPProof proves, for one request to an API, that the caller's token is
+	// bound to a key that stays in the daemon (RFC 9449). Reasons: those of
+	// GetToken; DENIED (the URL is none that this profile's token may go to);
+	// REQUEST_INVALID (the token is none of the profile's, or not bound to a key).
+	CreateDPoPProof(ctx context.Context, in *v1.CreateDPoPProofRequest, opts ...grpc.CallOption) (*v1.CreateDPoPProofResponse, error)
 }
 
 type tokenServiceClient struct {
@@ -59,6 +76,36 @@ func (c *tokenServiceClient) GetToken(ctx context.Context, in *v1.GetTokenReques
 	return out, nil
 }
 
+func (c *tokenServiceClient) IntrospectToken(ctx context.Context, in *v1.IntrospectTokenRequest, opts ...grpc.CallOption) (*v1.IntrospectTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.IntrospectTokenResponse)
+	err := c.cc.Invoke(ctx, TokenService_IntrospectToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) RevokeTokens(ctx context.Context, in *v1.RevokeTokensRequest, opts ...grpc.CallOption) (*v1.RevokeTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.RevokeTokensResponse)
+	err := c.cc.Invoke(ctx, TokenService_RevokeTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) CreateDPoPProof(ctx context.Context, in *v1.CreateDPoPProofRequest, opts ...grpc.CallOption) (*v1.CreateDPoPProofResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.CreateDPoPProofResponse)
+	err := c.cc.Invoke(ctx, TokenService_CreateDPoPProof_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TokenServiceServer is the server API for TokenService service.
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
@@ -70,11 +117,25 @@ type TokenServiceServer interface {
 	// never starts a login. A caller that goes away does not end the request to
 	// the server that others wait for.
 	//
-	// Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND, UNTRUSTED,
-	// PROFILE_INVALID, CLIENT_REFUSED, REQUEST_REFUSED, MIN_VALID_UNMET,
-	// THROTTLED, PROVIDER_DOWN, STORE_UNAVAILABLE, SETTINGS_INVALID,
-	// REQUEST_INVALID.
+	// Reasons: LOGIN_REQUIRED, LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// UNTRUSTED, PROFILE_INVALID, CLIENT_REFUSED, REQUEST_REFUSED,
+	// MIN_VALID_UNMET, THROTTLED, PROVIDER_DOWN, STORE_UNAVAILABLE,
+	// SETTINGS_INVALID, REQUEST_INVALID.
 	GetToken(context.Context, *v1.GetTokenRequest) (*v1.GetTokenResponse, error)
+	// IntrospectToken answers with what is known of the token that GetToken gives
+	// for the same request. Reasons: those of GetToken.
+	IntrospectToken(context.Context, *v1.IntrospectTokenRequest) (*v1.IntrospectTokenResponse, error)
+	// RevokeTokens ends tokens: at the authorization server, where that has an
+	// endpoint for it (RFC 7009), the refresh token first, and here in any case. A
+	// profile that needs no person makes a new one at the next GetToken, any other
+	// one needs a login. Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
+	RevokeTokens(context.Context, *v1.RevokeTokensRequest) (*v1.RevokeTokensResponse, error)
+	// CreateDPoPProof proves, for one request to an API, that the caller's token is
+	// bound to a key that stays in the daemon (RFC 9449). Reasons: those of
+	// GetToken; DENIED (the URL is none that this profile's token may go to);
+	// REQUEST_INVALID (the token is none of the profile's, or not bound to a key).
+	CreateDPoPProof(context.Context, *v1.CreateDPoPProofRequest) (*v1.CreateDPoPProofResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -87,6 +148,15 @@ type UnimplementedTokenServiceServer struct{}
 
 func (UnimplementedTokenServiceServer) GetToken(context.Context, *v1.GetTokenRequest) (*v1.GetTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetToken not implemented")
+}
+func (UnimplementedTokenServiceServer) IntrospectToken(context.Context, *v1.IntrospectTokenRequest) (*v1.IntrospectTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method IntrospectToken not implemented")
+}
+func (UnimplementedTokenServiceServer) RevokeTokens(context.Context, *v1.RevokeTokensRequest) (*v1.RevokeTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeTokens not implemented")
+}
+func (UnimplementedTokenServiceServer) CreateDPoPProof(context.Context, *v1.CreateDPoPProofRequest) (*v1.CreateDPoPProofResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateDPoPProof not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -127,6 +197,60 @@ func _TokenService_GetToken_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenService_IntrospectToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.IntrospectTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).IntrospectToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_IntrospectToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).IntrospectToken(ctx, req.(*v1.IntrospectTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_RevokeTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.RevokeTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RevokeTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RevokeTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RevokeTokens(ctx, req.(*v1.RevokeTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_CreateDPoPProof_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.CreateDPoPProofRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).CreateDPoPProof(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_CreateDPoPProof_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).CreateDPoPProof(ctx, req.(*v1.CreateDPoPProofRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -137,6 +261,18 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetToken",
 			Handler:    _TokenService_GetToken_Handler,
+		},
+		{
+			MethodName: "IntrospectToken",
+			Handler:    _TokenService_IntrospectToken_Handler,
+		},
+		{
+			MethodName: "RevokeTokens",
+			Handler:    _TokenService_RevokeTokens_Handler,
+		},
+		{
+			MethodName: "CreateDPoPProof",
+			Handler:    _TokenService_CreateDPoPProof_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -51,6 +51,11 @@ func TestRequestBytes(t *testing.T) {
 			"app:hunter2", "grant_type=client_credentials"},
 		{"chosen for no secret", Client{ID: "app"}, cc,
 			"", "grant_type=client_credentials&client_id=app"},
+		{"a grant with parameters", Client{ID: "app"}, Request{
+			Grant:  GrantAuthorizationCode,
+			Params: url.Values{"redirect_uri": {"http://127.0.0.1:1/callback"}, "code": {"c&1"}, "code_verifier": {"v"}},
+			Extra:  url.Values{"a": {"b"}},
+		}, "", "grant_type=authorization_code&code=c%261&code_verifier=v&redirect_uri=http%3A%2F%2F127.0.0.1%3A1%2Fcallback&a=b&client_id=app"},
 		{"everything", Client{ID: "app", Secret: NewSecret("hunter2")}, Request{
 			Grant:    "urn:ietf:params:oauth:grant-type:jwt-bearer",
 			Scopes:   []string{"read", "write:all"},
@@ -100,10 +105,20 @@ func TestRequestThatCannotBeSent(t *testing.T) {
 		{func(c *Client) { c.ID = "" }, cc, asking + "no client id"},
 		{func(c *Client) { c.Secret, c.Auth = Secret{}, ClientSecretBasic }, cc, asking + "client_secret_basic without a client secret"},
 		{func(c *Client) { c.Secret, c.Auth = Secret{}, ClientSecretPost }, cc, asking + "client_secret_post without a client secret"},
-		{func(c *Client) { c.Auth = "tls_client_auth" }, cc, asking + `client authentication "tls_client_auth" is not supported`},
+		{func(c *Client) { c.Secret, c.Auth = Secret{}, ClientSecretJWT }, cc, asking + "client_secret_jwt without a client secret"},
+		{func(c *Client) { c.Auth = ClientSecretJWT }, cc, asking + "client_secret_jwt wants a client secret of 32 bytes or more (RFC 7518 section 3.2)"},
+		{func(c *Client) { c.Auth = PrivateKeyJWT }, cc, asking + "private_key_jwt without a private key"},
+		{func(c *Client) { c.Auth = TLSClientAuth }, cc, asking + "tls_client_auth without a client certificate"},
+		{func(c *Client) { c.Auth = SelfSignedTLSClientAuth }, cc, asking + "self_signed_tls_client_auth without a client certificate"},
+		{func(c *Client) { c.Auth = "spiffe_jwt" }, cc, asking + `client authentication "spiffe_jwt" is not supported`},
+		{func(c *Client) {
+			c.Transport.Certificate, c.Transport.CertificateKey = systemCA.pem, NewSecret("hunter2")
+		}, cc, asking + "reading the client certificate: its key: there is no PEM text"},
 		{func(c *Client) { c.ID, c.RawBasic = "a:b", true }, cc, asking + "a client id with a colon cannot stand raw in a Basic header (RFC 7617)"},
 		{func(c *Client) {}, Request{Grant: "x", Extra: url.Values{"client_secret": {"other"}}}, asking + `"client_secret" cannot be an extra parameter`},
 		{func(c *Client) {}, Request{Grant: "x", Extra: url.Values{"scope": {"other"}}}, asking + `"scope" cannot be an extra parameter`},
+		{func(c *Client) {}, Request{Grant: "x", Extra: url.Values{"client_assertion": {"other"}}}, asking + `"client_assertion" cannot be an extra parameter`},
+		{func(c *Client) {}, Request{Grant: "x", Params: url.Values{"code": {"a"}}, Extra: url.Values{"code": {"other"}}}, asking + `"code" cannot be an extra parameter`},
 		{func(c *Client) { c.Transport.CA = "no PEM" }, cc, asking + "reading the CA: no PEM certificate in it"},
 		{func(c *Client) {
 			c.Transport.CA = "-----BEGIN PRIVATE KEY-----\naGk=\n-----END PRIVATE KEY-----\n"
@@ -128,6 +143,8 @@ func TestRequestThatCannotBeSent(t *testing.T) {
 func TestChooseAuth(t *testing.T) {
 	public, secret := Client{}, Client{Secret: NewSecret("s")}
 	explicit := Client{Secret: NewSecret("s"), Auth: ClientSecretPost}
+	key := Client{Secret: NewSecret("s"), Key: new(Key)}
+	certificate := Client{Secret: NewSecret("s"), Transport: Transport{Certificate: "PEM"}}
 	for _, row := range []struct {
 		client Client
 		listed []string
@@ -142,6 +159,10 @@ func TestChooseAuth(t *testing.T) {
 		{secret, []string{"private_key_jwt", "client_secret_post"}, ClientSecretPost},
 		{secret, []string{"client_secret_post", "client_secret_basic"}, ClientSecretBasic},
 		{explicit, []string{"client_secret_basic"}, ClientSecretPost},
+		{key, nil, PrivateKeyJWT},
+		{key, []string{"client_secret_basic"}, PrivateKeyJWT},
+		{certificate, nil, TLSClientAuth},
+		{certificate, []string{"client_secret_post"}, TLSClientAuth},
 	} {
 		if got := row.client.ChooseAuth(row.listed); got != row.want {
 			t.Errorf("%v with %q: %s, want %s", row.client, row.listed, got, row.want)

@@ -6,16 +6,37 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
 // Metadata is what an authorization server says about itself (OpenID Connect
-// Discovery 1.0 section 3, RFC 8414 section 2).
+// Discovery 1.0 section 3, RFC 8414 section 2). A list is nil where the server
+// has none.
 type Metadata struct {
-	Issuer    string
-	Endpoints Endpoints
-	// TokenAuthMethods is token_endpoint_auth_methods_supported; nil: not listed.
-	TokenAuthMethods []string
+	Issuer               string
+	Endpoints            Endpoints
+	MTLS                 Endpoints // mtls_endpoint_aliases (RFC 8705 section 5)
+	TokenAuthMethods     []string  // token_endpoint_auth_methods_supported
+	CodeChallengeMethods []string  // code_challenge_methods_supported
+	Grants               []string  // grant_types_supported
+	Scopes               []string  // scopes_supported
+	DPoPAlgs             []string  // dpop_signing_alg_values_supported
+	IssParameter         bool      // authorization_response_iss_parameter_supported (RFC 9207 section 3)
+	RequirePAR           bool      // require_pushed_authorization_requests (RFC 9126 section 5)
+	ClientIDMetadata     bool      // client_id_metadata_document_supported
+}
+
+// CheckPKCE is an error where the server lists methods of PKCE and S256 is none
+// of them (RFC 9700 section 2.1.1). Where it lists none, nothing is known.
+func (m *Metadata) CheckPKCE() error {
+	if m.CodeChallengeMethods == nil || slices.Contains(m.CodeChallengeMethods, "S256") {
+		return nil
+	}
+	return &Error{
+		Op: "checking the metadata of " + newEcho().clean(m.Issuer), Kind: Invalid,
+		Err: errors.New("the server has no PKCE by S256 (code_challenge_methods_supported), and nothing weaker is used"),
+	}
 }
 
 // Discover fetches the metadata of issuer, first from where OpenID Connect
@@ -24,80 +45,205 @@ type Metadata struct {
 // (RFC 8414 section 3.3), and every endpoint in it must pass [CheckURL].
 // Every error is an [*Error].
 func Discover(ctx context.Context, issuer string, t Transport) (*Metadata, error) {
+	u, origin, path, e := splitIssuer(issuer)
+	if e != nil {
+		return nil, e
+	}
+	return discover(ctx, "reading the metadata of "+u.Host, issuer, []string{
+		origin + path + "/.well-known/openid-configuration",
+		origin + "/.well-known/oauth-authorization-server" + path,
+	}, t)
+}
+
+// DiscoverAt is [Discover] in the order of the Model Context Protocol, for an
+// authorization server that a protected resource names: where RFC 8414 puts the
+// metadata, then OpenID Connect's name in that same place, then its own place.
+func DiscoverAt(ctx context.Context, server string, t Transport) (*Metadata, error) {
+	u, origin, path, e := splitIssuer(server)
+	if e != nil {
+		return nil, e
+	}
+	places := []string{
+		origin + "/.well-known/oauth-authorization-server" + path,
+		origin + "/.well-known/openid-configuration" + path,
+		origin + path + "/.well-known/openid-configuration",
+	}
+	return discover(ctx, "reading the metadata of "+u.Host, server, slices.Compact(places), t)
+}
+
+// DiscoverOrigin is [DiscoverAt] for the origin of an API that names no
+// authorization server, as the Model Context Protocol had it in its version of
+// 2025-03-26. Nobody has named an issuer there, so the metadata may be those of
+// another one, if that and all endpoints are of the same origin: then they say
+// nothing that the origin could not say of itself.
+func DiscoverOrigin(ctx context.Context, origin string, t Transport) (*Metadata, error) {
+	m, err := DiscoverAt(ctx, origin, t)
+	var other *otherIssuer
+	if !errors.As(err, &other) {
+		return m, err
+	}
+	u, _, _, e := splitIssuer(origin)
+	if e != nil {
+		return nil, e
+	}
+	if issuer, bad := CheckURL(other.named); bad != nil || issuer.RawQuery != "" || issuer.Scheme != u.Scheme || issuer.Host != u.Host {
+		return nil, err
+	}
+	m = &Metadata{Issuer: other.named}
+	if m.read(other.members) != nil || !m.Endpoints.allAt(u) || !m.MTLS.allAt(u) {
+		return nil, err
+	}
+	return m, nil
+}
+
+// allAt says whether every endpoint is of u's origin.
+func (e Endpoints) allAt(u *url.URL) bool {
+	for _, endpoint := range []string{e.Token, e.PushedAuthorization, e.Authorization, e.DeviceAuthorization, e.Introspection, e.Revocation, e.Registration} {
+		if at, err := url.Parse(endpoint); endpoint != "" && (err != nil || at.Scheme != u.Scheme || at.Host != u.Host) {
+			return false
+		}
+	}
+	return true
+}
+
+// splitIssuer gives the parts of an issuer that the places of its metadata are
+// made of; path has no slash at its end.
+func splitIssuer(issuer string) (u *url.URL, origin, path string, e *Error) {
 	u, err := CheckURL(issuer)
 	if err == nil && strings.Contains(issuer, "?") {
 		err = errors.New("has a query (?)") // RFC 8414 section 2
 	}
 	if err != nil {
-		return nil, &Error{Op: "checking the issuer", Kind: Invalid, Err: err}
+		return nil, "", "", &Error{Op: "checking the issuer", Kind: Invalid, Err: err}
 	}
-	op := "reading the metadata of " + u.Host
-	ctx, cancel := withExchangeTime(ctx)
-	defer cancel()
-	path := strings.TrimSuffix(u.EscapedPath(), "/")
-	origin := u.Scheme + "://" + u.Host
-	m, none, first := fetchMetadata(ctx, op, issuer, origin+path+"/.well-known/openid-configuration", t)
-	if first == nil {
-		return m, nil
-	}
-	if !none {
-		return nil, first
-	}
-	m, none, second := fetchMetadata(ctx, op, issuer, origin+"/.well-known/oauth-authorization-server"+path, t)
-	if second == nil {
-		return m, nil
-	}
-	if none && second.Kind == Refused {
-		second.Err = errors.New("neither of the two places for metadata below /.well-known/ has any")
-	}
-	return nil, second
+	return u, u.Scheme + "://" + u.Host, strings.TrimSuffix(u.EscapedPath(), "/"), nil
 }
 
-// fetchMetadata reads the metadata at from. none tells metadata that are not
-// there from metadata that are wrong, and from a server that does not answer.
-func fetchMetadata(ctx context.Context, op, issuer, from string, t Transport) (m *Metadata, none bool, e *Error) {
+// discover takes the metadata of the first place that has any.
+func discover(ctx context.Context, op, issuer string, places []string, t Transport) (*Metadata, error) {
+	ctx, cancel := withExchangeTime(ctx)
+	defer cancel()
+	var last *Error
+	for _, place := range places {
+		a, members, none, e := fetchObject(ctx, op, place, t)
+		if e == nil {
+			m := &Metadata{Issuer: issuer}
+			if err := m.read(members); err != nil {
+				e := a.errorf(op, Malformed, "")
+				e.Err = err
+				return nil, e
+			}
+			return m, nil
+		}
+		if !none {
+			return nil, e
+		}
+		last = e
+	}
+	if last.Kind == Refused {
+		last.Err = errors.New("neither of the two places for metadata below /.well-known/ has any")
+		if len(places) > 2 {
+			last.Err = errors.New("none of the places for metadata below /.well-known/ has any")
+		}
+	}
+	return nil, last
+}
+
+// fetchObject reads the JSON object at from. none tells what is not there from
+// a server that does not answer.
+func fetchObject(ctx context.Context, op, from string, t Transport) (a answer, members map[string]any, none bool, e *Error) {
 	u, err := url.Parse(from)
 	if err != nil {
-		return nil, false, &Error{Op: op, Kind: Invalid, Err: errors.New("the issuer's path is odd")}
+		return answer{}, nil, false, &Error{Op: op, Kind: Invalid, Err: errors.New("the path is odd")}
 	}
-	route, err := t.open(u)
+	r, err := t.open(u)
 	if err != nil {
-		return nil, false, &Error{Op: op, Kind: Invalid, Err: err}
+		return answer{}, nil, false, &Error{Op: op, Kind: Invalid, Err: err}
 	}
-	nothing := newEcho()
-	a, e := exchange(ctx, route, op, u, make(http.Header), "", nothing)
+	a, e = exchange(ctx, r, op, u, make(http.Header), "", newEcho())
 	if e != nil {
-		return nil, false, e
+		return a, nil, false, e
 	}
 	if a.status/100 != 2 {
 		kind := a.failing()
-		return nil, kind == Refused, a.errorf(op, kind, "")
+		return a, nil, kind == Refused, a.errorf(op, kind, "")
 	}
 	members, parsed := decodeObject(a.body)
 	if e := a.problem(op, parsed); e != nil {
-		return nil, true, e
+		return a, nil, true, e
 	}
-	m = &Metadata{Issuer: issuer}
-	if err := m.read(members, nothing); err != nil {
-		return nil, false, a.errorf(op, Malformed, err.Error())
-	}
-	return m, false, nil
+	return a, members, false, nil
 }
 
-func (m *Metadata) read(members map[string]any, e *echo) error {
+// read fills m. What decides about security must be well formed where it is
+// there at all; of the rest what is malformed is taken as missing.
+func (m *Metadata) read(members map[string]any) error {
 	if named, _ := members["issuer"].(string); named != m.Issuer {
-		return otherIssuer(m.Issuer, named, e)
+		return &otherIssuer{m.Issuer, named, members}
 	}
+	if err := m.Endpoints.read(members); err != nil {
+		return err
+	}
+	if v := members["mtls_endpoint_aliases"]; v != nil {
+		aliases, ok := v.(map[string]any)
+		if !ok {
+			return errors.New("mtls_endpoint_aliases is not an object")
+		}
+		if err := m.MTLS.read(aliases); err != nil {
+			return fmt.Errorf("mtls_endpoint_aliases: %w", err)
+		}
+	}
+	for _, list := range []struct {
+		name string
+		to   *[]string
+	}{
+		{"token_endpoint_auth_methods_supported", &m.TokenAuthMethods},
+		{"code_challenge_methods_supported", &m.CodeChallengeMethods},
+	} {
+		v := members[list.name]
+		if v == nil {
+			continue
+		}
+		var ok bool
+		if *list.to, ok = texts(v, isName); !ok {
+			return fmt.Errorf("%s is not a list of names", list.name)
+		}
+	}
+	for _, flag := range []struct {
+		name string
+		to   *bool
+	}{
+		{"authorization_response_iss_parameter_supported", &m.IssParameter},
+		{"require_pushed_authorization_requests", &m.RequirePAR},
+	} {
+		v := members[flag.name]
+		if v == nil {
+			continue
+		}
+		var ok bool
+		if *flag.to, ok = v.(bool); !ok {
+			return fmt.Errorf("%s is not true or false", flag.name)
+		}
+	}
+	m.Grants, _ = texts(members["grant_types_supported"], isName)
+	m.Scopes, _ = texts(members["scopes_supported"], isScope)
+	m.DPoPAlgs, _ = texts(members["dpop_signing_alg_values_supported"], isName)
+	m.ClientIDMetadata, _ = members["client_id_metadata_document_supported"].(bool)
+	return nil
+}
+
+func (e *Endpoints) read(members map[string]any) error {
 	for _, endpoint := range []struct {
 		name string
 		url  *string
 	}{
-		{"token_endpoint", &m.Endpoints.Token},
-		{"authorization_endpoint", &m.Endpoints.Authorization},
-		{"device_authorization_endpoint", &m.Endpoints.DeviceAuthorization},
-		{"introspection_endpoint", &m.Endpoints.Introspection},
-		{"revocation_endpoint", &m.Endpoints.Revocation},
-		{"registration_endpoint", &m.Endpoints.Registration},
+		{"token_endpoint", &e.Token},
+		{"authorization_endpoint", &e.Authorization},
+		{"pushed_authorization_request_endpoint", &e.PushedAuthorization},
+		{"device_authorization_endpoint", &e.DeviceAuthorization},
+		{"introspection_endpoint", &e.Introspection},
+		{"revocation_endpoint", &e.Revocation},
+		{"registration_endpoint", &e.Registration},
 	} {
 		v := members[endpoint.name]
 		if v == nil {
@@ -112,30 +258,44 @@ func (m *Metadata) read(members map[string]any, e *echo) error {
 		}
 		*endpoint.url = s
 	}
-	if v := members["token_endpoint_auth_methods_supported"]; v != nil {
-		list, ok := v.([]any)
-		m.TokenAuthMethods = make([]string, len(list))
-		for i, item := range list {
-			s, _ := item.(string)
-			ok = ok && isName(s)
-			m.TokenAuthMethods[i] = s
-		}
-		if !ok {
-			return errors.New("token_endpoint_auth_methods_supported is not a list of names")
-		}
-	}
 	return nil
 }
 
-// otherIssuer says what to write if the issuer named is the one that was meant.
-func otherIssuer(configured, named string, e *echo) error {
-	if named == "" {
-		return errors.New("the metadata name no issuer")
+// texts gives a list of which all are texts that valid admits; list is not nil
+// then, even where it is empty.
+func texts(v any, valid func(string) bool) (list []string, ok bool) {
+	items, ok := v.([]any)
+	if !ok {
+		return nil, false
 	}
-	shown := e.clean(named)
-	text := fmt.Sprintf("the metadata are of issuer %s, not of %s", shown, e.clean(configured))
-	if _, err := CheckURL(named); err == nil && shown == named && !strings.ContainsAny(named, "'$`?&;|()<>*!") {
-		text += "; if that is the one meant, write OAUTH2_ISSUER=" + named
+	list = make([]string, len(items))
+	for i, item := range items {
+		list[i], _ = item.(string)
+		if !valid(list[i]) {
+			return nil, false
+		}
 	}
-	return errors.New(text)
+	return list, true
+}
+
+func isScope(s string) bool { return CheckScope(s) == nil }
+
+// otherIssuer is the error for metadata that are not of the issuer asked for.
+type otherIssuer struct {
+	configured, named string
+	members           map[string]any
+}
+
+// Error says what to write if the issuer named is the one that was meant.
+func (o *otherIssuer) Error() string {
+	if o.named == "" {
+		return "the metadata name no issuer"
+	}
+	nothing := newEcho()
+	shown := nothing.clean(o.named)
+	text := fmt.Sprintf("the metadata are of issuer %s, not of %s", shown, nothing.clean(o.configured))
+	if _, err := CheckURL(o.named); err == nil && shown == o.named && !strings.ContainsAny(o.named, "'$`?&;|()<>*!") {
+		text += "; if that is the one meant, write OAUTH2_ISSUER=" + o.named
+	}
+	return text
 }

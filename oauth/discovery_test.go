@@ -81,8 +81,13 @@ func TestDiscoverReadsEveryEndpoint(t *testing.T) {
 	s := discovery(t, map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint":"https://as.example/t",
 		"authorization_endpoint":"https://as.example/a","device_authorization_endpoint":"https://as.example/d",
 		"introspection_endpoint":"https://as.example/i","revocation_endpoint":"https://as.example/v",
+		"pushed_authorization_request_endpoint":"https://as.example/p",
 		"registration_endpoint":null,"token_endpoint_auth_methods_supported":["client_secret_post","private_key_jwt"],
-		"TOKEN_ENDPOINT":"https://evil.example/"}`)})
+		"mtls_endpoint_aliases":{"token_endpoint":"https://mtls.as.example/t","pushed_authorization_request_endpoint":"https://mtls.as.example/p","x":1},
+		"code_challenge_methods_supported":["plain","S256"],"grant_types_supported":["authorization_code","urn:ietf:params:oauth:grant-type:device_code"],
+		"scopes_supported":["openid","https://r.example/x.y"],"dpop_signing_alg_values_supported":["ES256"],
+		"authorization_response_iss_parameter_supported":true,"require_pushed_authorization_requests":true,
+		"client_id_metadata_document_supported":true,"TOKEN_ENDPOINT":"https://evil.example/"}`)})
 	got, err := Discover(t.Context(), "http://"+s.addr, Transport{})
 	if err != nil {
 		t.Fatal(err)
@@ -91,9 +96,15 @@ func TestDiscoverReadsEveryEndpoint(t *testing.T) {
 		Issuer: "http://" + s.addr,
 		Endpoints: Endpoints{
 			Token: "https://as.example/t", Authorization: "https://as.example/a", DeviceAuthorization: "https://as.example/d",
-			Introspection: "https://as.example/i", Revocation: "https://as.example/v",
+			Introspection: "https://as.example/i", Revocation: "https://as.example/v", PushedAuthorization: "https://as.example/p",
 		},
-		TokenAuthMethods: []string{"client_secret_post", "private_key_jwt"},
+		MTLS:                 Endpoints{Token: "https://mtls.as.example/t", PushedAuthorization: "https://mtls.as.example/p"},
+		TokenAuthMethods:     []string{"client_secret_post", "private_key_jwt"},
+		CodeChallengeMethods: []string{"plain", "S256"},
+		Grants:               []string{"authorization_code", GrantDeviceCode},
+		Scopes:               []string{"openid", "https://r.example/x.y"},
+		DPoPAlgs:             []string{"ES256"},
+		IssParameter:         true, RequirePAR: true, ClientIDMetadata: true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -129,6 +140,12 @@ func TestDiscoverFailures(t *testing.T) {
 		"userinfo":           {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","revocation_endpoint":"https://u:hunter2@as.example/t"}`)}, Malformed, "revocation_endpoint: has a user name or password before the host; credentials do not belong in a URL (HTTP 200)", 1},
 		"endpoint a number":  {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint":1}`)}, Malformed, "token_endpoint is not a string (HTTP 200)", 1},
 		"methods not a list": {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint_auth_methods_supported":"none"}`)}, Malformed, "token_endpoint_auth_methods_supported is not a list of names (HTTP 200)", 1},
+		"aliases a list":     {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","mtls_endpoint_aliases":[]}`)}, Malformed, "mtls_endpoint_aliases is not an object (HTTP 200)", 1},
+		"plain alias":        {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","mtls_endpoint_aliases":{"token_endpoint":"http://as.example/t"}}`)}, Malformed, `mtls_endpoint_aliases: token_endpoint: is plain http to "as.example"; only loopback may be plain, all else must be https (HTTP 200)`, 1},
+		"PKCE not a list":    {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","code_challenge_methods_supported":"S256"}`)}, Malformed, "code_challenge_methods_supported is not a list of names (HTTP 200)", 1},
+		"iss a string":       {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","authorization_response_iss_parameter_supported":"true"}`)}, Malformed, "authorization_response_iss_parameter_supported is not true or false (HTTP 200)", 1},
+		"PAR a number":       {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","require_pushed_authorization_requests":1}`)}, Malformed, "require_pushed_authorization_requests is not true or false (HTTP 200)", 1},
+		"name twice":         {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","issuer":"ISSUER"}`), rfcPath: metadata("[]")}, Malformed, "the answer is not a JSON object (HTTP 200)", 2},
 		"methods odd":        {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint_auth_methods_supported":["none","\u001b"]}`)}, Malformed, "token_endpoint_auth_methods_supported is not a list of names (HTTP 200)", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -161,5 +178,93 @@ func TestDiscoverFailures(t *testing.T) {
 	_, err := Discover(t.Context(), "https://as.example", Transport{CA: "x"})
 	if err == nil || err.Error() != "reading the metadata of as.example: reading the CA: no PEM certificate in it" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What nothing depends on is taken as missing where it is malformed.
+func TestDiscoverIgnoresWhatItDoesNotNeed(t *testing.T) {
+	s := discovery(t, map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","grant_types_supported":"x","scopes_supported":["a","b c"],
+		"dpop_signing_alg_values_supported":[256],"client_id_metadata_document_supported":"true","jwks_uri":7,"userinfo_endpoint":"http://as.example"}`)})
+	issuer := "http://" + s.addr
+	got, err := Discover(t.Context(), issuer, Transport{})
+	if diff := cmp.Diff(&Metadata{Issuer: issuer}, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}
+
+func TestDiscoverAt(t *testing.T) {
+	small := func(path string) string {
+		return metadata(`{"issuer":"ISSUER` + path + `","token_endpoint":"ISSUER/t"}`)
+	}
+	for name, row := range map[string]struct {
+		answers map[string]string
+		path    string
+		asked   []string
+	}{
+		"RFC 8414 at the root":      {map[string]string{rfcPath: small("")}, "", []string{rfcPath}},
+		"OIDC at the root":          {map[string]string{oidcPath: small("/")}, "/", []string{rfcPath, oidcPath}},
+		"RFC 8414 with a path":      {map[string]string{rfcPath + "/a%20b": small("/a%20b")}, "/a%20b", []string{rfcPath + "/a%20b"}},
+		"OIDC with a path inserted": {map[string]string{oidcPath + "/t/u": small("/t/u/")}, "/t/u/", []string{rfcPath + "/t/u", oidcPath + "/t/u"}},
+		"OIDC with a path before":   {map[string]string{"/t" + oidcPath: small("/t")}, "/t", []string{rfcPath + "/t", oidcPath + "/t", "/t" + oidcPath}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := discovery(t, row.answers)
+			issuer := "http://" + s.addr + row.path
+			got, err := DiscoverAt(t.Context(), issuer, Transport{})
+			want := &Metadata{Issuer: issuer, Endpoints: Endpoints{Token: "http://" + s.addr + "/t"}}
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Error(diff, err)
+			}
+			if diff := cmp.Diff(row.asked, s.paths()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestDiscoverAtFailures(t *testing.T) {
+	for name, row := range map[string]struct {
+		answers map[string]string
+		path    string
+		want    string
+		asked   int
+	}{
+		"none":           {nil, "", "neither of the two places for metadata below /.well-known/ has any (HTTP 404)", 2},
+		"none of three":  {nil, "/t", "none of the places for metadata below /.well-known/ has any (HTTP 404)", 3},
+		"another issuer": {map[string]string{rfcPath + "/t": metadata(`{"issuer":"https://as.example/t"}`)}, "/t", "the metadata are of issuer https://as.example/t, not of http://HOST/t; if that is the one meant, write OAUTH2_ISSUER=https://as.example/t (HTTP 200)", 1},
+		"redirect":       {map[string]string{rfcPath: "HTTP/1.1 301 Moved Permanently\r\nLocation: /x\r\n\r\n"}, "", "the endpoint redirects, which is not followed (HTTP 301)", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := discovery(t, row.answers)
+			m, err := DiscoverAt(t.Context(), "http://"+s.addr+row.path, Transport{})
+			want := "reading the metadata of " + s.addr + ": " + strings.ReplaceAll(row.want, "HOST", s.addr)
+			if err == nil || err.Error() != want || m != nil {
+				t.Errorf("got %v, %v, want %s", m, err, want)
+			}
+			if n := len(s.seen()); n != row.asked {
+				t.Errorf("%d requests, want %d", n, row.asked)
+			}
+		})
+	}
+	_, err := DiscoverAt(t.Context(), "https://as.example/?x", Transport{})
+	if err == nil || err.Error() != "checking the issuer: has a query (?)" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCheckPKCE(t *testing.T) {
+	for _, methods := range [][]string{nil, {"S256"}, {"plain", "S256"}} {
+		m := &Metadata{Issuer: "https://as.example", CodeChallengeMethods: methods}
+		if err := m.CheckPKCE(); err != nil {
+			t.Errorf("%q: %v", methods, err)
+		}
+	}
+	for _, methods := range [][]string{{}, {"plain"}, {"s256"}} {
+		m := &Metadata{Issuer: "https://as.example/x", CodeChallengeMethods: methods}
+		err := m.CheckPKCE()
+		var e *Error
+		if want := "checking the metadata of https://as.example/x: the server has no PKCE by S256 (code_challenge_methods_supported), and nothing weaker is used"; !errors.As(err, &e) || err.Error() != want || e.Kind != Invalid {
+			t.Errorf("%q: got %v", methods, err)
+		}
 	}
 }

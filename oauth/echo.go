@@ -26,6 +26,11 @@ type echo struct {
 
 func newEcho(secrets ...string) *echo {
 	e := &echo{runs: make(map[string]struct{})}
+	e.know(secrets...)
+	return e
+}
+
+func (e *echo) know(secrets ...string) {
 	for _, s := range secrets {
 		for _, plain := range slices.Compact([]string{s, url.QueryEscape(s)}) {
 			e.add(plain)
@@ -42,7 +47,6 @@ func newEcho(secrets ...string) *echo {
 			}
 		}
 	}
-	return e
 }
 
 func (e *echo) add(form string) {

@@ -19,6 +19,7 @@ func FuzzTokenAnswer(f *testing.F) {
 		`{"access_token":"a","token_type":"bearer","expires_in":"3599.5","scope":["a","b"],"refresh_token":"r"}`,
 		`{"refresh_token":"r","refresh_token":"s","x":[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]}`,
 		`{"x":{"refresh_token":"inner"},"refresh_token":"r","error":"invalid_scope"}`,
+		`{"access_token":"a","token_type":"N_A","issued_token_type":"urn:x","id_token":"a.b.c","refresh_expires_in":1}`,
 		"\xef\xbb\xbf{}", "{\"refresh_token\":\"r\",\"x\":\"\xff\"}", `{"refresh_token":"r"`, `[]`, `{"expires_in":-1e999}`,
 	} {
 		f.Add(200, "application/json", []byte(body))
@@ -26,7 +27,7 @@ func FuzzTokenAnswer(f *testing.F) {
 	f.Add(400, "text/html", []byte(`{"error":"invalid_client","error_description":"hunter2-correct-horse"}`))
 	f.Fuzz(func(t *testing.T, status int, contentType string, body []byte) {
 		a := answer{status: status, header: http.Header{"Content-Type": {contentType}}, body: body}
-		tok, err := a.token("op", nil, newEcho("hunter2-correct-horse"))
+		tok, err := reply{answer: a, op: "op", sent: newEcho("hunter2-correct-horse")}.token(nil, GrantClientCredentials)
 		var oracle map[string]any
 		if json.Unmarshal(body, &oracle) == nil {
 			want, _ := oracle["refresh_token"].(string)
@@ -45,7 +46,9 @@ func FuzzTokenAnswer(f *testing.F) {
 			return
 		}
 		access := tok.AccessToken.Reveal()
-		if access == "" || strings.Trim(access, printable[1:]) != "" || tok.Type != "Bearer" ||
+		if access == "" || strings.Trim(access, printable[1:]) != "" || tok.Type != "Bearer" && (tok.Type != "N_A" || tok.IssuedTokenType == "") ||
+			strings.Trim(tok.IDToken.Reveal(), printable[1:]) != "" || strings.Trim(tok.IssuedTokenType, printable) != "" ||
+			tok.RefreshExpires < 0 || tok.RefreshExpires > maxLifetime || tok.RefreshExpires != 0 && !tok.RefreshExpiresGiven ||
 			tok.Lifetime < 0 || tok.Lifetime > maxLifetime || tok.Lifetime%time.Second != 0 || tok.Lifetime != 0 && !tok.LifetimeGiven {
 			t.Fatalf("took %+v (%q)", tok, access)
 		}

@@ -88,7 +88,7 @@ func (d *objectDecoder) value(depth int) (any, error) {
 		members := make(map[string]any)
 		return members, d.object(members, depth)
 	case json.Delim('['):
-		var list []any
+		list := []any{}
 		for d.json.More() {
 			v, err := d.value(depth + 1)
 			if err != nil {

@@ -27,3 +27,9 @@ func CheckResource(resource string) error {
 	}
 	return nil
 }
+
+// isVSCHAR says whether s is 1*VSCHAR, as codes, client identifiers and secrets
+// are (RFC 6749 appendix A).
+func isVSCHAR(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
+}

@@ -47,7 +47,7 @@ func TestTransportPrintsNoProxyPassword(t *testing.T) {
 		"direct":                     `{CA:0 bytes Proxy:"direct"}`,
 		"":                           `{CA:0 bytes Proxy:""}`,
 	} {
-		tr := Transport{Proxy: proxy}
+		tr := Transport{Proxy: proxy, Certificate: "hunter2", CertificateKey: NewSecret("hunter2")}
 		if got := fmt.Sprintf("%#v", tr); got != want {
 			t.Errorf("%q: got %s, want %s", proxy, got, want)
 		}

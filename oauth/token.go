@@ -2,10 +2,8 @@ package oauth
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"math"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +18,10 @@ const (
 // A Token is a token endpoint's answer (RFC 6749 section 5.1).
 type Token struct {
 	AccessToken Secret
-	Type        string // normalised: "Bearer"
+	// Type is token_type, normalised: "Bearer", "DPoP" (RFC 9449 section 5), or
+	// "N_A" where a token exchange gave something that is no access token
+	// (RFC 8693 section 2.2.1).
+	Type string
 	// Lifetime is expires_in as the server said it, in whole seconds, at most
 	// ten years. Where it said nothing LifetimeGiven is false; zero and null are
 	// a given lifetime of zero.
@@ -30,13 +31,23 @@ type Token struct {
 	// they are what was asked for.
 	Scopes       []string
 	ScopesGiven  bool
-	RefreshToken Secret    // zero: none came
-	Date         time.Time // the server's Date header; zero if it sent none
-	Warnings     []string  // what was odd about the answer, safe to print
+	RefreshToken Secret // zero: none came
+	// RefreshExpires is how long the refresh token lives, where the server says
+	// so (refresh_expires_in or refresh_token_expires_in, which no RFC has); the
+	// zero of Keycloak says nothing.
+	RefreshExpires      time.Duration
+	RefreshExpiresGiven bool
+	// IssuedTokenType is issued_token_type, what a token exchange gave (RFC 8693
+	// section 2.2.1).
+	IssuedTokenType string
+	IDToken         Secret    // OpenID Connect Core section 3.1.3.3; nothing in it is verified
+	Date            time.Time // the server's Date header; zero if it sent none
+	Warnings        []string  // what was odd about the answer, safe to print
 }
 
 // Token asks the token endpoint for a token, with one POST that takes 30 s at
-// most and is never repeated. Every error is an [*Error].
+// most. It is never repeated, but where the server wants a nonce in the DPoP
+// proof: then once, within the same 30 s. Every error is an [*Error].
 //
 // Beside an error it may give a Token with nothing but RefreshToken and Date: a
 // refresh token that came in an answer that is otherwise no good. It may be
@@ -46,64 +57,37 @@ func (c *Client) Token(ctx context.Context, r Request) (*Token, error) {
 	if err != nil {
 		return nil, &Error{Op: "checking the token endpoint's URL", Kind: Invalid, Err: err}
 	}
-	op := "asking " + u.Host + " for a token"
-	body, authorization, err := c.parameters(r)
+	f, secrets, err := r.form()
+	if c.ID == "" && r.Grant != GrantJWTBearer { // whose assertion says who asks (RFC 7521 section 4.1)
+		err = errNoClientID
+	}
 	if err != nil {
-		return nil, &Error{Op: op, Kind: Invalid, Err: err}
+		return nil, &Error{Op: "asking " + u.Host + " for a token", Kind: Invalid, Err: err}
 	}
-	ctx, cancel := withExchangeTime(ctx)
-	defer cancel()
-	route, err := c.Transport.open(u)
-	if err != nil {
-		return nil, &Error{Op: op, Kind: Invalid, Err: err}
+	p, failed := c.post(ctx, outgoing{endpoint: c.TokenURL, doing: "asking %s for a token", form: f, secrets: secrets, proof: true})
+	t, err := p.token(failed, r.Grant)
+	if err == nil && !t.ScopesGiven {
+		t.Scopes = r.Scopes
 	}
-	header := make(http.Header)
-	if authorization != "" {
-		header.Set("Authorization", authorization)
-	}
-	sent := c.confided(r, authorization)
-	a, failed := exchange(ctx, route, op, u, header, body, sent)
-	return a.token(op, failed, sent)
-}
-
-// confided collects what must not come back in a text.
-func (c *Client) confided(r Request, authorization string) *echo {
-	var secrets []string
-	if !c.Secret.IsZero() {
-		secrets = append(secrets, c.Secret.Reveal())
-	}
-	if _, credential, ok := strings.Cut(authorization, " "); ok {
-		secrets = append(secrets, credential)
-		if plain, err := base64.StdEncoding.DecodeString(credential); err == nil {
-			secrets = append(secrets, string(plain))
-		}
-	}
-	for _, values := range r.Extra {
-		for _, v := range values {
-			if len(v) >= minExtra {
-				secrets = append(secrets, v)
-			}
-		}
-	}
-	return newEcho(secrets...)
+	return t, err
 }
 
 // token reads the answer of a token endpoint; failed is why it is not complete.
-func (a answer) token(op string, failed *Error, sent *echo) (*Token, error) {
-	members, parsed := decodeObject(a.body)
-	t := &Token{Date: answerDate(a.header)}
+func (p reply) token(failed *Error, grant string) (*Token, error) {
+	members, parsed := decodeObject(p.body)
+	t := &Token{Date: answerDate(p.header)}
 	refresh, usable := refreshToken(members)
 	t.RefreshToken = NewSecret(refresh)
 	e := failed
 	if e == nil {
-		e = a.refusal(op, members, parsed, sent)
+		e = p.refusal(p.op, members, parsed, p.sent)
 	}
 	if e == nil && !usable {
-		e = a.errorf(op, Malformed, "refresh_token is no string of printable ASCII")
+		e = p.errorf(p.op, Malformed, "refresh_token is no string of printable ASCII")
 	}
 	if e == nil {
-		if odd := t.read(members, sent); odd != "" {
-			e = a.errorf(op, Malformed, odd)
+		if odd := t.read(members, p, grant); odd != "" {
+			e = p.errorf(p.op, Malformed, odd)
 		}
 	}
 	switch {
@@ -154,26 +138,48 @@ func refreshToken(members map[string]any) (token string, usable bool) {
 }
 
 // read fills t from an answer without error, and says what makes it unusable, or "".
-func (t *Token) read(members map[string]any, sent *echo) string {
+func (t *Token) read(members map[string]any, p reply, grant string) string {
 	access, _ := members["access_token"].(string)
 	if access == "" {
 		return "there is no access_token in the answer"
 	}
 	// VSCHAR (RFC 6749 appendix A.12), and no space: a Bearer token stands in a
 	// header, where one would end it (RFC 6750 section 2.1).
-	if strings.ContainsFunc(access, func(r rune) bool { return r <= 0x20 || r > 0x7e }) {
+	if !isVisible(access) {
 		return "access_token has characters that no Bearer token has"
 	}
 	t.AccessToken = NewSecret(access)
 
+	if v := members["issued_token_type"]; v != nil {
+		s, _ := v.(string)
+		if s != "" && p.sent.clean(s) == s {
+			t.IssuedTokenType = s
+		} else {
+			t.Warnings = append(t.Warnings, "issued_token_type is not understood, and taken as missing")
+		}
+	}
+	if grant == GrantTokenExchange && t.IssuedTokenType == "" {
+		return "there is no issued_token_type in the answer (RFC 8693 section 2.2.1)"
+	}
 	kind, _ := members["token_type"].(string)
 	switch {
 	case kind == "":
 		return "there is no token_type in the answer"
-	case !strings.EqualFold(kind, "Bearer"):
-		return `token_type "` + sent.clean(kind) + `" is not Bearer`
+	case strings.EqualFold(kind, "Bearer"):
+		t.Type = "Bearer"
+		if p.proved {
+			t.Warnings = append(t.Warnings, "the token is a bearer token, although possession of a key was proved (RFC 9449)")
+		}
+	case strings.EqualFold(kind, "DPoP"):
+		if !p.proved {
+			return "token_type is DPoP, although possession of no key was proved (RFC 9449)"
+		}
+		t.Type = "DPoP"
+	case strings.EqualFold(kind, "N_A") && t.IssuedTokenType != "":
+		t.Type = "N_A"
+	default:
+		return `token_type "` + p.sent.clean(kind) + `" is not Bearer`
 	}
-	t.Type = "Bearer"
 
 	if v, ok := members["expires_in"]; ok {
 		seconds, understood := number(v)
@@ -184,19 +190,47 @@ func (t *Token) read(members map[string]any, sent *echo) string {
 			return "expires_in is negative"
 		default:
 			t.LifetimeGiven = true
-			t.Lifetime = maxLifetime
-			if seconds < maxLifetime.Seconds() {
-				t.Lifetime = time.Duration(seconds) * time.Second
-			}
+			t.Lifetime = boundedLifetime(seconds)
+		}
+	}
+	for _, name := range []string{"refresh_expires_in", "refresh_token_expires_in"} {
+		seconds, understood := number(members[name])
+		switch {
+		case !understood || seconds < 0:
+			t.Warnings = append(t.Warnings, name+" is not understood, and taken as missing")
+		case seconds >= 1:
+			t.RefreshExpiresGiven = true
+			t.RefreshExpires = boundedLifetime(seconds)
+		}
+	}
+	if v := members["id_token"]; v != nil {
+		s, ok := v.(string)
+		if ok && isVisible(s) {
+			t.IDToken = NewSecret(s)
+		} else {
+			t.Warnings = append(t.Warnings, "id_token is not understood, and taken as missing")
 		}
 	}
 
 	if v := members["scope"]; v != nil {
-		if t.Scopes, t.ScopesGiven = scopes(v, sent); !t.ScopesGiven {
+		if t.Scopes, t.ScopesGiven = scopes(v, p.sent); !t.ScopesGiven {
 			t.Warnings = append(t.Warnings, "scope is not understood, and taken as missing")
 		}
 	}
 	return ""
+}
+
+// isVisible says whether s is visible ASCII characters throughout.
+func isVisible(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= 0x20 || r > 0x7e })
+}
+
+// boundedLifetime gives whole seconds, at most maxLifetime.
+func boundedLifetime(seconds float64) time.Duration {
+	if seconds >= maxLifetime.Seconds() {
+		return maxLifetime
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // number reads expires_in: a number, or one in a string; null is zero.

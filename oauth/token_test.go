@@ -65,11 +65,27 @@ func TestTokenAnswers(t *testing.T) {
 		`{"access_token":"AT-1","token_type":"Bearer","scope":"a\u001b[2J"}`:          bearer(Token{Warnings: []string{"scope is not understood, and taken as missing"}}),
 		`{"access_token":"AT-1","token_type":"Bearer","scope":"hunter2-correct-hor"}`: bearer(Token{Warnings: []string{"scope is not understood, and taken as missing"}}),
 
-		`{"access_token":"AT-1","token_type":"Bearer","refresh_token":"RT 1"}`: bearer(Token{RefreshToken: NewSecret("RT 1")}),
-		`{"access_token":"AT-1","token_type":"Bearer","refresh_token":null}`:   bearer(Token{}),
-		`{"access_token":"AT-1","token_type":"Bearer","refresh_token":""}`:     bearer(Token{}),
-		`{"access_token":"AT-1","token_type":"Bearer","error":null}`:           bearer(Token{}),
-		`{"access_token":"AT-1","token_type":"Bearer","error":""}`:             bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_token":"RT 1"}`:                          bearer(Token{RefreshToken: NewSecret("RT 1")}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_token":null}`:                            bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_token":""}`:                              bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","error":null}`:                                    bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","error":""}`:                                      bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_expires_in":1800,"refresh_token":"RT"}`:  bearer(Token{RefreshToken: NewSecret("RT"), RefreshExpires: 1800 * time.Second, RefreshExpiresGiven: true}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_token_expires_in":"15811200.5"}`:         bearer(Token{RefreshExpires: 183 * day, RefreshExpiresGiven: true}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_token_expires_in":1e400}`:                bearer(Token{RefreshExpires: 3650 * day, RefreshExpiresGiven: true}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_expires_in":null}`:                       bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_expires_in":0.5}`:                        bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_expires_in":-1}`:                         bearer(Token{Warnings: []string{"refresh_expires_in is not understood, and taken as missing"}}),
+		`{"access_token":"AT-1","token_type":"Bearer","refresh_token_expires_in":[]}`:                   bearer(Token{Warnings: []string{"refresh_token_expires_in is not understood, and taken as missing"}}),
+		`{"access_token":"AT-1","token_type":"Bearer","id_token":"a.b.c"}`:                              bearer(Token{IDToken: NewSecret("a.b.c")}),
+		`{"access_token":"AT-1","token_type":"Bearer","id_token":null}`:                                 bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","id_token":"a b"}`:                                bearer(Token{Warnings: []string{"id_token is not understood, and taken as missing"}}),
+		`{"access_token":"AT-1","token_type":"Bearer","id_token":{}}`:                                   bearer(Token{Warnings: []string{"id_token is not understood, and taken as missing"}}),
+		`{"access_token":"AT-1","token_type":"Bearer","issued_token_type":"urn:x"}`:                     bearer(Token{IssuedTokenType: "urn:x"}),
+		`{"access_token":"AT-1","token_type":"Bearer","issued_token_type":null}`:                        bearer(Token{}),
+		`{"access_token":"AT-1","token_type":"Bearer","issued_token_type":""}`:                          bearer(Token{Warnings: []string{"issued_token_type is not understood, and taken as missing"}}),
+		`{"access_token":"AT-1","token_type":"Bearer","issued_token_type":"urn:\u001b[2J"}`:             bearer(Token{Warnings: []string{"issued_token_type is not understood, and taken as missing"}}),
+		`{"access_token":"AT-1","token_type":"Bearer","issued_token_type":"urn:hunter2-correct-horse"}`: bearer(Token{Warnings: []string{"issued_token_type is not understood, and taken as missing"}}),
 		// Sixteen levels.
 		`{"access_token":"AT-1","token_type":"Bearer","x":` + strings.Repeat("[", 15) + strings.Repeat("]", 15) + `}`: bearer(Token{}),
 		// Names are case-sensitive.
@@ -87,6 +103,25 @@ func TestTokenAnswers(t *testing.T) {
 		if diff := cmp.Diff(want, got, cmp.AllowUnexported(Secret{})); diff != "" {
 			t.Errorf("%s: %s", body, diff)
 		}
+	}
+}
+
+func TestTokenExchange(t *testing.T) {
+	const jwt = "urn:ietf:params:oauth:token-type:jwt"
+	exchange := Request{Grant: GrantTokenExchange, Params: url.Values{"subject_token": {"AT-0"}, "subject_token_type": {jwt}, "requested_token_type": {jwt}}}
+	_, c := answering(t, ok(`{"access_token":"AT-1","token_type":"N_A","issued_token_type":"`+jwt+`"}`))
+	tok, err := c.Token(t.Context(), exchange)
+	if err != nil || tok.Type != "N_A" || tok.IssuedTokenType != jwt || tok.Warnings != nil {
+		t.Errorf("got %+v, %v", tok, err)
+	}
+	_, c = answering(t, ok(`{"access_token":"AT-1","token_type":"Bearer","refresh_token":"RT-2"}`))
+	tok, err = c.Token(t.Context(), exchange)
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != Malformed || e.Err.Error() != "there is no issued_token_type in the answer (RFC 8693 section 2.2.1)" {
+		t.Errorf("got %v", err)
+	}
+	if diff := cmp.Diff(&Token{RefreshToken: NewSecret("RT-2")}, tok, cmp.AllowUnexported(Secret{})); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -32,6 +33,11 @@ type Transport struct {
 	// Empty: HTTPS_PROXY and NO_PROXY of the process's environment.
 	// Plain http to loopback never goes through a proxy.
 	Proxy string
+	// Certificate is PEM text with the client's certificate, its chain after it,
+	// shown to servers that ask for one (RFC 8705); empty: none.
+	Certificate string
+	// CertificateKey is the PEM text of the certificate's private key.
+	CertificateKey Secret
 }
 
 // MarshalText leaves out the password that a proxy's URL may hold.
@@ -71,6 +77,20 @@ func (t Transport) open(target *url.URL) (*route, error) {
 		var err error
 		if config.RootCAs, err = parseCA(t.CA); err != nil {
 			return nil, fmt.Errorf("reading the CA: %w", err)
+		}
+	}
+	if t.Certificate != "" {
+		pair, err := parseCertificate(t.Certificate, t.CertificateKey)
+		if err != nil {
+			return nil, fmt.Errorf("reading the client certificate: %w", err)
+		}
+		// Certificates would be shown only to servers that list its issuer, which
+		// nobody has to for one that is self-signed (RFC 8705 section 2.2).
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if r.proxy != nil && !r.throughProxy.Load() {
+				return &tls.Certificate{}, nil // an https proxy asks
+			}
+			return pair, nil
 		}
 	}
 	var dialer net.Dialer
@@ -137,25 +157,66 @@ func (r *route) onConnect(_ context.Context, _ *url.URL, _ *http.Request, res *h
 }
 
 func parseCA(text string) (*x509.CertPool, error) {
+	certs, err := parseCertificates(text)
+	if err != nil {
+		return nil, err
+	}
 	pool := x509.NewCertPool()
-	rest := []byte(text)
-	for n := 0; ; n++ {
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool, nil
+}
+
+// parseCertificates reads one certificate or more.
+func parseCertificates(text string) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for rest := []byte(text); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			if n == 0 {
+			if len(certs) == 0 {
 				return nil, errors.New("no PEM certificate in it")
 			}
-			return pool, nil
+			return certs, nil
 		}
 		if block.Type != "CERTIFICATE" {
 			return nil, errors.New("PEM other than a certificate in it")
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("certificate %d cannot be read", n+1)
+			return nil, fmt.Errorf("certificate %d cannot be read", len(certs)+1)
 		}
-		pool.AddCert(cert)
+		certs = append(certs, cert)
 	}
+}
+
+// CheckCertificate says what is wrong with a client's certificate, PEM text with
+// its chain after it, and the private key to it ([Transport.Certificate]). Which
+// times and names it is for is the server's to judge. The error repeats nothing
+// of either text.
+func CheckCertificate(cert string, key Secret) error {
+	_, err := parseCertificate(cert, key)
+	return err
+}
+
+func parseCertificate(cert string, key Secret) (*tls.Certificate, error) {
+	chain, err := parseCertificates(cert)
+	if err != nil {
+		return nil, err
+	}
+	private, err := parsePEM(key.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("its key: %w", err)
+	}
+	public, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(private.Public()) {
+		return nil, errors.New("the private key is not that of the first certificate")
+	}
+	pair := &tls.Certificate{PrivateKey: private, Leaf: chain[0]}
+	for _, c := range chain {
+		pair.Certificate = append(pair.Certificate, c.Raw)
+	}
+	return pair, nil
 }
 
 func (t Transport) proxyFor(target *url.URL) (*url.URL, error) {

@@ -3,12 +3,17 @@ package oauth
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,6 +21,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func tomorrow() time.Time { return time.Now().Add(24 * time.Hour) }
@@ -422,6 +429,157 @@ func TestProxyThatIsNoURL(t *testing.T) {
 		var e *Error
 		if !errors.As(err, &e) || e.Kind != Invalid || e.Err.Error() != want {
 			t.Errorf("%q: got %v, want %s", raw, err, want)
+		}
+	}
+}
+
+// identity makes a client's certificate and key, signed by a or, where a is
+// nil, by itself.
+func identity(t *testing.T, a *authority) (cert string, key Secret) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "app"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: tomorrow(),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	parent, signer := template, private
+	if a != nil {
+		parent, signer = a.cert, a.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &private.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pemText("CERTIFICATE", der), NewSecret(pkcs8(private))
+}
+
+// demanding lets a server want a certificate of the client, and tells whose it got.
+func demanding(config *tls.Config, policy tls.ClientAuthType, issuer *authority) (shown *[]string) {
+	config.ClientAuth, config.ClientCAs = policy, x509.NewCertPool()
+	config.ClientCAs.AddCert(issuer.cert)
+	shown = new([]string)
+	config.VerifyConnection = func(s tls.ConnectionState) error {
+		for _, c := range s.PeerCertificates {
+			*shown = append(*shown, pemText("CERTIFICATE", c.Raw))
+		}
+		return nil
+	}
+	return shown
+}
+
+func TestClientCertificateIsShown(t *testing.T) {
+	ca, clients := newAuthority(), newAuthority()
+	signed, signedKey := identity(t, clients)
+	own, ownKey := identity(t, nil)
+	for name, row := range map[string]struct {
+		auth   AuthMethod
+		cert   string
+		key    Secret
+		policy tls.ClientAuthType
+		shown  []string
+	}{
+		"signed":      {TLSClientAuth, signed, signedKey, tls.RequireAndVerifyClientCert, []string{signed}},
+		"chosen":      {"", signed, signedKey, tls.RequireAndVerifyClientCert, []string{signed}},
+		"with chain":  {TLSClientAuth, signed + clients.pem, signedKey, tls.RequireAndVerifyClientCert, []string{signed, clients.pem}},
+		"self-signed": {SelfSignedTLSClientAuth, own, ownKey, tls.RequireAnyClientCert, []string{own}},
+	} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			config := ca.server(t, "127.0.0.1", tomorrow())
+			config.MaxVersion = version
+			shown := demanding(config, row.policy, clients)
+			s, c := secure(t, config, ca.pem)
+			c.Secret, c.Auth = Secret{}, row.auth
+			c.Transport.Certificate, c.Transport.CertificateKey = row.cert, row.key
+			if _, err := c.Token(t.Context(), request); err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			if diff := cmp.Diff(row.shown, *shown); diff != "" {
+				t.Errorf("%s: %s", name, diff)
+			}
+			if got, want := s.seen()[0], wire(s.addr, "", "grant_type=client_credentials&client_id=app"); got != want {
+				t.Errorf("%s: got %q, want %q", name, got, want)
+			}
+		}
+	}
+}
+
+func TestClientCertificateThatIsRefused(t *testing.T) {
+	ca := newAuthority()
+	cert, key := identity(t, newAuthority())
+	for _, row := range []struct {
+		cert string
+		key  Secret
+		want string
+	}{
+		{"", Secret{}, "TLS handshake refused: certificate required"},
+		{cert, key, "TLS handshake refused: unknown certificate authority"},
+	} {
+		config := ca.server(t, "127.0.0.1", tomorrow())
+		demanding(config, tls.RequireAndVerifyClientCert, newAuthority())
+		s, c := secure(t, config, ca.pem)
+		c.Transport.Certificate, c.Transport.CertificateKey = row.cert, row.key
+		_, err := c.Token(t.Context(), request)
+		var e *Error
+		if !errors.As(err, &e) || e.Kind != Temporary || e.Status != 0 || e.Err.Error() != row.want {
+			t.Errorf("got %v, want %s", err, row.want)
+		}
+		if len(s.seen()) != 0 {
+			t.Errorf("the server saw %q", s.seen())
+		}
+	}
+}
+
+// A proxy that asks for a certificate is told no name: it is for the server.
+func TestClientCertificateIsNotShownToAProxy(t *testing.T) {
+	ca, clients := newAuthority(), newAuthority()
+	cert, key := identity(t, clients)
+	config := ca.server(t, "127.0.0.1", tomorrow())
+	shown := demanding(config, tls.RequireAndVerifyClientCert, clients)
+	_, c := secure(t, config, ca.pem)
+	ofProxy := ca.server(t, "127.0.0.1", tomorrow())
+	shownToProxy := demanding(ofProxy, tls.RequestClientCert, clients)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", ofProxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newProxy(t, l, "")
+	c.Transport.Proxy = "https://" + p.addr
+	c.Transport.Certificate, c.Transport.CertificateKey = cert, key
+	if _, err := c.Token(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.heads()) != 1 || len(*shownToProxy) != 0 || cmp.Diff([]string{cert}, *shown) != "" {
+		t.Errorf("%d requests to the proxy, %q shown to it, %q to the server", len(p.heads()), *shownToProxy, *shown)
+	}
+}
+
+func TestCheckCertificate(t *testing.T) {
+	cert, key := identity(t, nil)
+	_, otherKey := identity(t, nil)
+	for _, row := range []struct {
+		cert string
+		key  Secret
+		want string
+	}{
+		{cert, key, "<nil>"},
+		{"Subject: CN=app\n" + cert + systemCA.pem, key, "<nil>"},
+		{"", key, "no PEM certificate in it"},
+		{key.Reveal(), key, "PEM other than a certificate in it"},
+		{cert + pemText("CERTIFICATE", []byte("hunter2")), key, "certificate 2 cannot be read"},
+		{cert, otherKey, "the private key is not that of the first certificate"},
+		{systemCA.pem + cert, key, "the private key is not that of the first certificate"},
+		{cert, NewSecret(pkcs1(testKeys()["RSA"])), "the private key is not that of the first certificate"},
+		{cert, Secret{}, "its key: there is no PEM text"},
+		{cert, NewSecret("hunter2"), "its key: there is no PEM text"},
+		{cert, NewSecret(cert), "its key: this is a certificate; give the private key that belongs to it"},
+		{cert, NewSecret(pemText("ENCRYPTED PRIVATE KEY", []byte("sealed"))), "its key: the key is encrypted; " + openssl},
+	} {
+		if err := CheckCertificate(row.cert, row.key); fmt.Sprint(err) != row.want {
+			t.Errorf("got %v, want %s", err, row.want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -15,6 +16,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,7 +31,9 @@ const good = "OAUTH2_TOKEN_URL=https://as.example/token\nCLIENT_ID=me\nCLIENT_SE
 
 // diff compares profiles with their secrets.
 func diff(want, got *Profile) string {
-	return cmp.Diff(want, got, cmp.Comparer(func(a, b oauth.Secret) bool { return a.Reveal() == b.Reveal() }))
+	return cmp.Diff(want, got,
+		cmp.Comparer(func(a, b oauth.Secret) bool { return a.Reveal() == b.Reveal() }),
+		cmp.Comparer(func(a, b *oauth.Key) bool { return a == b || a != nil && b != nil && a.JWK() == b.JWK() }))
 }
 
 func read(text string, values map[string]string) (*Profile, error) {
@@ -40,7 +44,8 @@ func read(text string, values map[string]string) (*Profile, error) {
 	return t.Profile(values)
 }
 
-func certificate(t testing.TB) string {
+// certificate makes a certificate and its key.
+func certificate(t testing.TB) (cert, key string) {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -51,7 +56,38 @@ func certificate(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), pemKey(t, private)
+}
+
+func pemKey(t testing.TB, private any) string {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// makeRSA is slow; one key serves all tests.
+var makeRSA = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
+func rsaKey(t testing.TB) string {
+	t.Helper()
+	private, err := makeRSA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pemKey(t, private)
+}
+
+// parseKey is what a Profile should have of text.
+func parseKey(t testing.TB, text, id, alg string) *oauth.Key {
+	t.Helper()
+	key, err := oauth.ParseKey(oauth.NewSecret(text), id, alg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
 
 func TestDsecProfile(t *testing.T) {
@@ -71,6 +107,7 @@ func TestDsecProfile(t *testing.T) {
 			TokenURL: "https://auth.example.com/oauth2/token",
 		},
 		Request:         oauth.Request{Grant: "client_credentials", Scopes: []string{"api.read", "api.write"}},
+		RenewAt:         0.85,
 		DefaultLifetime: 5 * time.Minute,
 	}
 	if d := diff(want, got); d != "" {
@@ -79,7 +116,9 @@ func TestDsecProfile(t *testing.T) {
 }
 
 func TestEveryVariable(t *testing.T) {
-	ca := certificate(t)
+	ca, _ := certificate(t)
+	cert, certKey := certificate(t)
+	key := rsaKey(t)
 	text := `# all of them
 export OAUTH2_ISSUER=https://as.example/realms/a
 OAUTH2_TOKEN_URL=https://as.example/token?x=1
@@ -91,19 +130,31 @@ OAUTH2_REGISTRATION_URL=http://127.0.0.1:8080/register
 OAUTH2_GRANT=client_credentials
 OAUTH2_CLIENT_ID=me; CLIENT_ID=me
 OAUTH2_CLIENT_SECRET='s e $ "cret'
-OAUTH2_CLIENT_AUTH=client_secret_basic
+CLIENT_SECRET_NEXT=next
+CLIENT_SECRET_EXPIRES_AT=2027-01-31T12:00:00+02:00
+OAUTH2_CLIENT_AUTH=private_key_jwt
 OAUTH2_BASIC_ENCODING=raw
 OAUTH2_SCOPE='a  b:c/d '
 OAUTH2_AUDIENCE="one two"
 OAUTH2_RESOURCE='https://api.example/v1?x urn:example:b'
+PRIVATE_KEY='` + key + `'
+PRIVATE_KEY_ID=k1
+PRIVATE_KEY_ALG=PS256
+OAUTH2_ASSERTION_AUDIENCE=issuer
+TLS_CLIENT_CERT='` + cert + `'
+TLS_CLIENT_KEY='` + certKey + `'
 TLS_CA='` + ca + `'
+OAUTH2_DPOP=on
+OAUTH2_PAR=off
+OAUTH2_REDIRECT_URL=http://localhost:8400/cb
+OAUTH2_RENEW_AT=0.5
 OAUTH2_PROXY=socks5://user:pw@proxy.example:1080
 OAUTH2_DEFAULT_LIFETIME=1h30m
 API_URL='HTTPS://API.Example:443/ https://api.example:8443 http://[::1]:80 http://localhost:08080 https://api.example'
 OAUTH2_EXTRA_tenant=t1
 OAUTH2_EXTRA_Mixed_Case='a b'
 OTHER=x
-PRIVATE_KEY=
+PRIVATE=
 OTHER=$HOME
 `
 	got, err := read(text, nil)
@@ -123,10 +174,11 @@ OTHER=$HOME
 		Client: oauth.Client{
 			ID:        "me",
 			Secret:    oauth.NewSecret(`s e $ "cret`),
-			Auth:      oauth.ClientSecretBasic,
+			Auth:      oauth.PrivateKeyJWT,
 			RawBasic:  true,
+			Key:       parseKey(t, key, "k1", "PS256"),
 			TokenURL:  "https://as.example/token?x=1",
-			Transport: oauth.Transport{CA: ca, Proxy: "socks5://user:pw@proxy.example:1080"},
+			Transport: oauth.Transport{CA: ca, Proxy: "socks5://user:pw@proxy.example:1080", Certificate: cert, CertificateKey: oauth.NewSecret(certKey)},
 		},
 		Request: oauth.Request{
 			Grant:    "client_credentials",
@@ -135,8 +187,15 @@ OTHER=$HOME
 			Resource: []string{"https://api.example/v1?x", "urn:example:b"},
 			Extra:    url.Values{"tenant": {"t1"}, "Mixed_Case": {"a b"}},
 		},
-		DefaultLifetime: 90 * time.Minute,
-		APIOrigins:      []string{"https://api.example", "https://api.example:8443", "http://[::1]", "http://localhost:8080"},
+		AssertionAudience: "issuer",
+		RedirectURL:       "http://localhost:8400/cb",
+		DPoP:              On,
+		PAR:               Off,
+		NextSecret:        oauth.NewSecret("next"),
+		SecretExpires:     time.Date(2027, 1, 31, 10, 0, 0, 0, time.UTC),
+		RenewAt:           0.5,
+		DefaultLifetime:   90 * time.Minute,
+		APIOrigins:        []string{"https://api.example", "https://api.example:8443", "http://[::1]", "http://localhost:8080"},
 	}
 	others := got.Others
 	got.Others = nil
@@ -147,7 +206,7 @@ OTHER=$HOME
 	for _, o := range others {
 		names = append(names, o.Name+"="+o.Value)
 	}
-	if d := cmp.Diff([]string{"PRIVATE_KEY=", "OTHER=$HOME"}, names); d != "" {
+	if d := cmp.Diff([]string{"PRIVATE=", "OTHER=$HOME"}, names); d != "" {
 		t.Error(d)
 	}
 }
@@ -181,7 +240,7 @@ func TestAccepts(t *testing.T) {
 func TestRefuses(t *testing.T) {
 	const asTheyStand = ", or single quotes where the characters are meant as they stand"
 	const noSecret = "missing; a public client cannot use client_credentials (RFC 6749 section 4.4); set CLIENT_SECRET, CLIENT_SECRET_FILE or CLIENT_SECRET_COMMAND"
-	ca := certificate(t)
+	ca, _ := certificate(t)
 	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("canary")}))
 	for _, tt := range []struct{ text, want string }{
 		// What is missing, and what contradicts.
@@ -193,7 +252,7 @@ func TestRefuses(t *testing.T) {
 		{"OAUTH2_ISSUER=https://a\nCLIENT_ID=b\nOAUTH2_CLIENT_AUTH=client_secret_basic", "line 3: OAUTH2_CLIENT_AUTH: client_secret_basic needs a secret; set CLIENT_SECRET, CLIENT_SECRET_FILE or CLIENT_SECRET_COMMAND"},
 		{"OAUTH2_ISSUER=https://a\nCLIENT_ID=b\nOAUTH2_CLIENT_AUTH=client_secret_post", "line 3: OAUTH2_CLIENT_AUTH: client_secret_post needs a secret; set CLIENT_SECRET, CLIENT_SECRET_FILE or CLIENT_SECRET_COMMAND"},
 		{good + "OAUTH2_CLIENT_AUTH=none", "line 4: OAUTH2_CLIENT_AUTH: none sends no secret, but CLIENT_SECRET in line 3 gives one; keep one of the two"},
-		{good + "OAUTH2_CLIENT_AUTH=private_key_jwt", "line 4: OAUTH2_CLIENT_AUTH: not a method that this version knows; it is client_secret_basic, client_secret_post or none"},
+		{good + "OAUTH2_CLIENT_AUTH=private_key_jwt", "line 4: OAUTH2_CLIENT_AUTH: private_key_jwt needs a key; set PRIVATE_KEY, PRIVATE_KEY_FILE or PRIVATE_KEY_COMMAND"},
 		{good + "OAUTH2_CLIENT_ID=you", "line 4: OAUTH2_CLIENT_ID: differs from CLIENT_ID in line 2; keep one of the two"},
 		{good + "OAUTH2_CLIENT_SECRET=canary", "line 4: OAUTH2_CLIENT_SECRET: differs from CLIENT_SECRET in line 3; keep one of the two"},
 		{good + "CLIENT_SECRET_FILE=/a", "line 4: CLIENT_SECRET_FILE: stands beside CLIENT_SECRET in line 3; keep one of the two"},
@@ -252,9 +311,9 @@ func TestRefuses(t *testing.T) {
 		{good + "OAUTH2_EXTRA_x='a\nb'", "line 4: OAUTH2_EXTRA_x: has a newline in it; remove it"},
 
 		// Values of one.
-		{good + "OAUTH2_GRANT=password", "line 4: OAUTH2_GRANT: refused: this grant shows a person's password to the client and must not be used (RFC 9700 section 2.4); use client_credentials"},
-		{good + "OAUTH2_GRANT=implicit", "line 4: OAUTH2_GRANT: refused: this grant leaks access tokens through URLs (RFC 9700 section 2.1.2); use client_credentials"},
-		{good + "OAUTH2_GRANT=client_credential", "line 4: OAUTH2_GRANT: not a grant that this version knows; use client_credentials"},
+		{good + "OAUTH2_GRANT=password", "line 4: OAUTH2_GRANT: refused: this grant shows a person's password to the client and must not be used (RFC 9700 section 2.4); use authorization_code or device_code, or client_credentials where no person is in it"},
+		{good + "OAUTH2_GRANT=implicit", "line 4: OAUTH2_GRANT: refused: this grant leaks access tokens through URLs (RFC 9700 section 2.1.2); use authorization_code"},
+		{good + "OAUTH2_GRANT=client_credential", "line 4: OAUTH2_GRANT: not a grant; it is client_credentials, authorization_code, device_code, refresh_token, jwt_bearer or token_exchange"},
 		{good + "OAUTH2_TOKEN_URL=http://as.example/token", "line 4: OAUTH2_TOKEN_URL: is plain http to \"as.example\"; only loopback may be plain, all else must be https"},
 		{good + "OAUTH2_AUTH_URL=as.example/auth", "line 4: OAUTH2_AUTH_URL: not an absolute https URL"},
 		{good + "OAUTH2_DEVICE_URL=https://me:canary@as.example", "line 4: OAUTH2_DEVICE_URL: has a user name or password before the host; credentials do not belong in a URL"},
@@ -299,23 +358,45 @@ func TestRefuses(t *testing.T) {
 			"line 1: TOKEND_A: settings are the machine's; they belong into its configuration file, not into a profile; " +
 				"line 2: OAUTH2_EXTRA_scope: this parameter is sent anyway; use OAUTH2_SCOPE; " +
 				"line 3: API_URL: not an absolute https URL; " +
-				"line 4: OAUTH2_GRANT: refused: this grant shows a person's password to the client and must not be used (RFC 9700 section 2.4); use client_credentials; " +
+				"line 4: OAUTH2_GRANT: refused: this grant shows a person's password to the client and must not be used (RFC 9700 section 2.4); use authorization_code or device_code, or client_credentials where no person is in it; " +
 				"line 5: CLIENT_SECRET: ends in a newline; remove it; " +
 				"no authorization server; set OAUTH2_ISSUER, or OAUTH2_TOKEN_URL; " +
 				"CLIENT_ID: missing; it says who the client is"},
 	} {
-		p, err := read(tt.text, nil)
-		var m *Mistakes
-		if !errors.As(err, &m) {
-			t.Errorf("%q: got %+v, %v, want *Mistakes", tt.text, p, err)
-			continue
-		}
-		if err.Error() != tt.want {
-			t.Errorf("%q:\ngot  %s\nwant %s", tt.text, err, tt.want)
-		}
-		if strings.Contains(err.Error(), "canary") {
-			t.Errorf("%q: the mistake repeats a secret: %s", tt.text, err)
-		}
+		refuses(t, tt.text, nil, tt.want)
+	}
+}
+
+// refuses wants the mistakes of text, which repeat nothing with "canary" in it.
+func refuses(t *testing.T, text string, values map[string]string, want string) {
+	t.Helper()
+	p, err := read(text, values)
+	var m *Mistakes
+	if !errors.As(err, &m) {
+		t.Errorf("%q: got %+v, %v, want *Mistakes", text, p, err)
+		return
+	}
+	if err.Error() != want {
+		t.Errorf("%q:\ngot  %s\nwant %s", text, err, want)
+	}
+	if strings.Contains(err.Error(), "canary") {
+		t.Errorf("%q: the mistake repeats a secret: %s", text, err)
+	}
+}
+
+// accepts wants the Profile of text to be the one of good, changed by want.
+func accepts(t *testing.T, text string, values map[string]string, want func(*Profile)) {
+	t.Helper()
+	p, err := read(good, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(p)
+	got, err := read(text, values)
+	if err != nil {
+		t.Errorf("%q: %v", text, err)
+	} else if d := diff(p, got); d != "" {
+		t.Errorf("%q: %s", text, d)
 	}
 }
 
@@ -331,7 +412,7 @@ func TestTextSize(t *testing.T) {
 }
 
 func TestExternalValues(t *testing.T) {
-	ca := certificate(t)
+	ca, _ := certificate(t)
 	text, err := Parse([]byte(`OAUTH2_TOKEN_URL_FILE=/never
 OAUTH2_TOKEN_URL_FILE=/run/url
 CLIENT_ID_COMMAND=id -un
@@ -388,6 +469,7 @@ OAUTH2_SCOPE_FILE=
 			Transport: oauth.Transport{CA: ca},
 		},
 		Request:         oauth.Request{Grant: "client_credentials"},
+		RenewAt:         0.85,
 		DefaultLifetime: 10 * time.Minute,
 		APIOrigins:      []string{"https://api.example"},
 		Others:          []envfile.Var{{Name: "OTHER_FILE", Value: "/other", Line: 10}},
@@ -401,7 +483,7 @@ OAUTH2_SCOPE_FILE=
 		{"CLIENT_SECRET", "a\x00canary", "line 4: OAUTH2_CLIENT_SECRET_COMMAND: its value has a control character in it; remove it"},
 		{"CLIENT_SECRET", "", "line 4: OAUTH2_CLIENT_SECRET_COMMAND: its value is empty"},
 		{"OAUTH2_TOKEN_URL", "canary", "line 2: OAUTH2_TOKEN_URL_FILE: not an absolute https URL"},
-		{"OAUTH2_GRANT", "password", "line 6: OAUTH2_GRANT_FILE: refused: this grant shows a person's password to the client and must not be used (RFC 9700 section 2.4); use client_credentials"},
+		{"OAUTH2_GRANT", "password", "line 6: OAUTH2_GRANT_FILE: refused: this grant shows a person's password to the client and must not be used (RFC 9700 section 2.4); use authorization_code or device_code, or client_credentials where no person is in it"},
 		{"OAUTH2_CLIENT_AUTH", "none", "line 7: OAUTH2_CLIENT_AUTH_FILE: none sends no secret, but OAUTH2_CLIENT_SECRET_COMMAND in line 4 gives one; keep one of the two"},
 	} {
 		values := maps.Clone(values)
@@ -423,8 +505,9 @@ func TestExternalLeavesOutMistakes(t *testing.T) {
 }
 
 func TestMasked(t *testing.T) {
-	ca := certificate(t)
+	ca, _ := certificate(t)
 	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("canary")}))
+	cert, certKey := certificate(t)
 	text := `# canary
 export OAUTH2_TOKEN_URL=https://as.example/token # canary
 CLIENT_ID=me
@@ -455,6 +538,14 @@ CLIENT_ID='` + "\x1b[2Kx\u202ey\xff\nCLIENT_ID=z" + `'
 TLS_CA='X=1
 ` + key + "Y=canary\n" + ca + key + `'
 TLS_CA='` + key + `'
+PRIVATE_KEY='` + key + `canary'
+TLS_CLIENT_KEY='` + certKey + `'
+TLS_CLIENT_CERT='` + cert + certKey + `'
+OAUTH2_REFRESH_TOKEN=canary
+OAUTH2_SUBJECT_TOKEN=canary
+CLIENT_SECRET_NEXT=canary
+OAUTH2_SUBJECT_TOKEN_PROFILE=dev/login
+PRIVATE_KEY_FILE=~/key.pem
 `
 	const want = `OAUTH2_TOKEN_URL=https://as.example/token
 CLIENT_ID=me
@@ -486,7 +577,17 @@ TLS_CA='`
 		t.Fatal(err)
 	}
 	got := string(parsed.Masked())
-	if d := cmp.Diff(want+ca+"'\nTLS_CA=********\n", got); d != "" {
+	if d := cmp.Diff(want+ca+`'
+TLS_CA=********
+PRIVATE_KEY=********
+TLS_CLIENT_KEY=********
+TLS_CLIENT_CERT='`+cert+`'
+OAUTH2_REFRESH_TOKEN=********
+OAUTH2_SUBJECT_TOKEN=********
+CLIENT_SECRET_NEXT=********
+OAUTH2_SUBJECT_TOKEN_PROFILE=dev/login
+PRIVATE_KEY_FILE='~/key.pem'
+`, got); d != "" {
 		t.Error(d)
 	}
 	if strings.Contains(got, "canary") {
@@ -496,33 +597,87 @@ TLS_CA='`
 
 // The table is what docs and masking go by, so every row must be read.
 func TestVariablesAreRead(t *testing.T) {
-	values := map[string]string{
-		"OAUTH2_GRANT":            "client_credentials",
-		"OAUTH2_CLIENT_AUTH":      "client_secret_post",
-		"OAUTH2_BASIC_ENCODING":   "raw",
-		"TLS_CA":                  certificate(t),
-		"OAUTH2_PROXY":            "direct",
-		"OAUTH2_DEFAULT_LIFETIME": "1h",
-	}
-	plain, err := read(good, nil)
-	if err != nil {
-		t.Fatal(err)
+	ca, _ := certificate(t)
+	cert, certKey := certificate(t)
+	signing := map[string]string{"PRIVATE_KEY": rsaKey(t)}
+	bearer := map[string]string{"PRIVATE_KEY": rsaKey(t), "OAUTH2_GRANT": "jwt_bearer"}
+	exchange := map[string]string{"OAUTH2_GRANT": "token_exchange", "OAUTH2_SUBJECT_TOKEN": "subject"}
+	realm := map[string]string{"OAUTH2_PROVIDER": "keycloak", "OAUTH2_DOMAIN": "id.example", "OAUTH2_REALM": "a"}
+	app := map[string]string{
+		"OAUTH2_PROVIDER": "github-app", "GITHUB_APP_ID": "1", "GITHUB_INSTALLATION": "2", "PRIVATE_KEY": rsaKey(t),
+		"OAUTH2_TOKEN_URL": "", "CLIENT_ID": "", "CLIENT_SECRET": "",
 	}
 	for _, row := range Variables[:len(Variables)-1] {
+		value := "https://other.example"
+		var beside map[string]string // what it needs
+		switch row.Name {
+		case "OAUTH2_PROVIDER":
+			value, beside = "azure", map[string]string{"OAUTH2_ISSUER": "https://as.example"}
+		case "OAUTH2_REALM_URL":
+			value, beside = "https://id.example/realms/b", map[string]string{"OAUTH2_PROVIDER": "keycloak", "OAUTH2_ISSUER": ""}
+		case "OAUTH2_REALM", "OAUTH2_DOMAIN":
+			value, beside = "b", realm
+		case "OAUTH2_TENANT":
+			value, beside = "contoso.example", map[string]string{"OAUTH2_PROVIDER": "entra"}
+		case "OAUTH2_AUTHORIZATION_SERVER":
+			value, beside = "aus1", map[string]string{"OAUTH2_PROVIDER": "okta", "OAUTH2_DOMAIN": "example.okta.com"}
+		case "OAUTH2_GRANT":
+			value, beside = "device_code", map[string]string{"OAUTH2_DEVICE_URL": "https://as.example/device"}
+		case "CLIENT_SECRET_EXPIRES_AT":
+			value = "2027-01-31"
+		case "OAUTH2_CLIENT_AUTH":
+			value = "client_secret_post"
+		case "OAUTH2_BASIC_ENCODING":
+			value = "raw"
+		case "PRIVATE_KEY":
+			value = rsaKey(t)
+		case "PRIVATE_KEY_ID", "OAUTH2_ASSERTION_AUDIENCE":
+			beside = signing
+		case "PRIVATE_KEY_ALG":
+			value, beside = "PS512", signing
+		case "OAUTH2_ASSERTION_SUBJECT":
+			beside = bearer
+		case "GITHUB_APP_ID", "GITHUB_INSTALLATION":
+			value, beside = "3", app
+		case "OAUTH2_SUBJECT_TOKEN":
+			beside = exchange
+		case "OAUTH2_SUBJECT_TOKEN_PROFILE":
+			beside = map[string]string{"OAUTH2_GRANT": "token_exchange", "OAUTH2_SUBJECT_TOKEN": ""}
+		case "OAUTH2_SUBJECT_TOKEN_TYPE", "OAUTH2_REQUESTED_TOKEN_TYPE":
+			value, beside = "jwt", exchange
+		case "TLS_CLIENT_CERT":
+			value, beside = cert, map[string]string{"TLS_CLIENT_KEY": certKey}
+		case "TLS_CLIENT_KEY":
+			value, beside = certKey, map[string]string{"TLS_CLIENT_CERT": cert}
+		case "TLS_CA":
+			value = ca
+		case "OAUTH2_DPOP", "OAUTH2_PAR":
+			value = "off"
+		case "OAUTH2_PROXY":
+			value = "direct"
+		case "OAUTH2_REFRESH_TOKEN":
+			beside = map[string]string{"OAUTH2_GRANT": "refresh_token"}
+		case "OAUTH2_REDIRECT_URL":
+			value = "http://[::1]:8400/"
+		case "OAUTH2_RENEW_AT":
+			value = "0.9"
+		case "OAUTH2_DEFAULT_LIFETIME":
+			value = "1h"
+		}
+		vars := map[string]string{"OAUTH2_TOKEN_URL": "https://as.example/token", "CLIENT_ID": "me", "CLIENT_SECRET": "canary-secret"}
+		maps.Copy(vars, beside)
+		plain, err := read(string(format(vars)), nil)
+		if err != nil {
+			plain = &Profile{} // it is required
+		}
+		delete(vars, row.Name)
 		for _, name := range append([]string{row.Name}, row.Aliases...) {
-			value := values[row.Name]
-			if value == "" {
-				value = "https://other.example"
-			}
-			vars := slices.DeleteFunc([]envfile.Var{
-				{Name: "OAUTH2_TOKEN_URL", Value: "https://as.example/token"},
-				{Name: "CLIENT_ID", Value: "me"},
-				{Name: "CLIENT_SECRET", Value: "canary-secret"},
-			}, func(v envfile.Var) bool { return v.Name == row.Name })
-			p, err := read(string(Format(append(vars, envfile.Var{Name: name, Value: value}))), nil)
+			vars[name] = value
+			p, err := read(string(format(vars)), nil)
+			delete(vars, name)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
-			} else if row.Name != "OAUTH2_GRANT" && diff(plain, p) == "" {
+			} else if diff(plain, p) == "" {
 				t.Errorf("%s changes nothing", name)
 			} else if len(p.Others) > 0 {
 				t.Errorf("%s is taken for a stranger's", name)
@@ -531,11 +686,24 @@ func TestVariablesAreRead(t *testing.T) {
 	}
 }
 
+func format(vars map[string]string) []byte {
+	var list []envfile.Var
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		list = append(list, envfile.Var{Name: name, Value: vars[name]})
+	}
+	return Format(list)
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte(good + "OAUTH2_SCOPE=a b\nAPI_URL='https://A:443 http://[::1]:80'\nOAUTH2_EXTRA_x=$y\nOAUTH2_PROXY=http://a:b@c\nX=$z\nTLS_CA_FILE=~/x\n"))
 	f.Add([]byte(good + "OAUTH2_SCOPES=a\nTOKEND_X=1\nCLIENT_SECRET_COMMAND='a \"b'\nOAUTH2_RESOURCE='urn:x a'\nOAUTH2_DEFAULT_LIFETIME=1h\n"))
-	f.Add([]byte(good + "TLS_CA='" + certificate(f) + "'\n"))
+	ca, key := certificate(f)
+	f.Add([]byte(good + "TLS_CA='" + ca + "'\n"))
+	f.Add([]byte(good + "TLS_CLIENT_CERT='" + ca + "'\nTLS_CLIENT_KEY='" + key + "'\nPRIVATE_KEY='" + key + "'\nOAUTH2_DPOP=on\n"))
+	f.Add([]byte("OAUTH2_PROVIDER=entra\nOAUTH2_TENANT=organizations\nOAUTH2_RESOURCE=api://x\nOAUTH2_GRANT=device_code\nCLIENT_ID=a\n"))
+	f.Add([]byte("OAUTH2_PROVIDER=keycloak\nOAUTH2_REALM_URL=http://[::1]:1/realms/x/\nOAUTH2_GRANT=token_exchange\nOAUTH2_SUBJECT_TOKEN_PROFILE=a/b\nCLIENT_ID=a\nOAUTH2_RENEW_AT=NaN\n"))
+	f.Add([]byte("OAUTH2_PROVIDER=github-app\nGITHUB_APP_ID=1\nGITHUB_INSTALLATION=a/b\nPRIVATE_KEY_FILE=/k\nOAUTH2_REDIRECT_URL=http://localhost:1\nCLIENT_SECRET_EXPIRES_AT=1\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		parsed, err := Parse(text)
 		if err != nil {
@@ -594,6 +762,26 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := Nearest(name, names); got != want {
 			t.Errorf("Nearest(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
+
+// The manual has every variable.
+func TestManual(t *testing.T) {
+	manual, err := os.ReadFile("../docs/profiles.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range Variables {
+		for _, name := range append([]string{row.Name}, row.Aliases...) {
+			if !bytes.Contains(manual, []byte("`"+name+"`")) {
+				t.Errorf("docs/profiles.md has no %s", name)
+			}
+		}
+	}
+	for _, name := range append(providers(), slices.Collect(maps.Keys(presetAliases))...) {
+		if !bytes.Contains(manual, []byte("`"+name+"`")) {
+			t.Errorf("docs/profiles.md has no preset %s", name)
 		}
 	}
 }

@@ -192,7 +192,7 @@ func show(v envfile.Var) string {
 	switch {
 	case row == nil || row.Secret:
 		return masked
-	case row.Name == "TLS_CA":
+	case row.Lines:
 		return showCertificates(v.Value)
 	}
 	words := strings.Split(v.Value, " ")

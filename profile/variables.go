@@ -10,6 +10,7 @@ type Variable struct {
 	Name    string
 	Aliases []string // further names, which mean the same
 	Secret  bool     // its value is never shown
+	Lines   bool     // its value may have several lines, as PEM text does
 	Meaning string
 }
 
@@ -21,6 +22,12 @@ const (
 // Variables is every variable that is ours, in the order of the manual. Each
 // but the last may be given as NAME_FILE or NAME_COMMAND too.
 var Variables = []Variable{
+	{Name: "OAUTH2_PROVIDER", Meaning: "preset that fills in what is known of a provider: " + strings.Join(providers(), ", ")},
+	{Name: "OAUTH2_REALM_URL", Meaning: "keycloak: the realm's URL, https://HOST/realms/NAME"},
+	{Name: "OAUTH2_REALM", Meaning: "keycloak: the realm's name, with OAUTH2_DOMAIN instead of OAUTH2_REALM_URL"},
+	{Name: "OAUTH2_TENANT", Meaning: "entra: the tenant's ID or domain, or organizations, consumers or common"},
+	{Name: "OAUTH2_DOMAIN", Meaning: "the provider's host, HOST or HOST:PORT, or its URL without path"},
+	{Name: "OAUTH2_AUTHORIZATION_SERVER", Meaning: "okta: the authorization server's ID, or org for the organization's own; default: default"},
 	{Name: "OAUTH2_ISSUER", Meaning: "authorization server whose metadata names the endpoints (OpenID Connect Discovery, RFC 8414)"},
 	{Name: "OAUTH2_TOKEN_URL", Meaning: "token endpoint, over the metadata's (RFC 6749 section 3.2)"},
 	{Name: "OAUTH2_AUTH_URL", Meaning: "authorization endpoint, over the metadata's (RFC 6749 section 3.1)"},
@@ -28,16 +35,36 @@ var Variables = []Variable{
 	{Name: "OAUTH2_INTROSPECTION_URL", Meaning: "introspection endpoint, over the metadata's (RFC 7662 section 2)"},
 	{Name: "OAUTH2_REVOCATION_URL", Meaning: "revocation endpoint, over the metadata's (RFC 7009 section 2)"},
 	{Name: "OAUTH2_REGISTRATION_URL", Meaning: "client registration endpoint, over the metadata's (RFC 7591 section 3)"},
-	{Name: "OAUTH2_GRANT", Meaning: "how tokens are got: client_credentials, the default (RFC 6749 section 4.4)"},
+	{Name: "OAUTH2_GRANT", Meaning: "how tokens are got: client_credentials, the default, authorization_code, device_code, refresh_token, jwt_bearer or token_exchange"},
 	{Name: "CLIENT_ID", Aliases: []string{"OAUTH2_CLIENT_ID"}, Meaning: "client identifier (RFC 6749 section 2.2)"},
 	{Name: "CLIENT_SECRET", Aliases: []string{"OAUTH2_CLIENT_SECRET"}, Secret: true, Meaning: "client secret (RFC 6749 section 2.3.1)"},
-	{Name: "OAUTH2_CLIENT_AUTH", Meaning: "client authentication: client_secret_basic, client_secret_post or none; default: basic, unless discovery lists only post"},
+	{Name: "CLIENT_SECRET_EXPIRES_AT", Meaning: "when the client secret ends: RFC 3339, a date, or seconds since 1970; 0: never"},
+	{Name: "CLIENT_SECRET_NEXT", Secret: true, Meaning: "client secret to go over to once CLIENT_SECRET is refused"},
+	{Name: "OAUTH2_CLIENT_AUTH", Meaning: "client authentication: client_secret_basic, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, self_signed_tls_client_auth or none; default: by what is given, key, certificate, secret (basic, unless discovery lists only post), else none"},
 	{Name: "OAUTH2_BASIC_ENCODING", Meaning: "how client_secret_basic encodes id and secret: form, the default (RFC 6749 section 2.3.1), or raw"},
 	{Name: "OAUTH2_SCOPE", Meaning: "scopes, separated by spaces (RFC 6749 section 3.3)"},
 	{Name: "OAUTH2_AUDIENCE", Meaning: "the provider's audience parameter; several are separated by spaces"},
 	{Name: "OAUTH2_RESOURCE", Meaning: "resource indicators, separated by spaces (RFC 8707)"},
-	{Name: "TLS_CA", Meaning: "PEM certificates trusted for this profile's servers instead of the system's"},
+	{Name: "PRIVATE_KEY", Secret: true, Lines: true, Meaning: "key that signs assertions: PEM (PKCS#1, PKCS#8, SEC1) or JWK, not encrypted (RFC 7523)"},
+	{Name: "PRIVATE_KEY_ID", Meaning: "the key's kid; default: the JWK's"},
+	{Name: "PRIVATE_KEY_ALG", Meaning: "the key's algorithm: RS256, PS256, ES256, … or EdDSA; default: by the key"},
+	{Name: "OAUTH2_ASSERTION_AUDIENCE", Meaning: "aud of assertions: issuer, token_endpoint or a literal; default: issuer where it is known, else token_endpoint"},
+	{Name: "OAUTH2_ASSERTION_SUBJECT", Meaning: "sub of the assertion of jwt_bearer; default: the client"},
+	{Name: "GITHUB_APP_ID", Meaning: "github-app: the App's ID or client ID"},
+	{Name: "GITHUB_INSTALLATION", Meaning: "github-app: the installation, by its number, its owner, or OWNER/REPO"},
+	{Name: "OAUTH2_SUBJECT_TOKEN_PROFILE", Meaning: "profile whose token token_exchange hands in, or jwt_bearer sends as its assertion (RFC 8693, RFC 7523)"},
+	{Name: "OAUTH2_SUBJECT_TOKEN", Secret: true, Meaning: "that token itself, instead of a profile"},
+	{Name: "OAUTH2_SUBJECT_TOKEN_TYPE", Meaning: "its type: access_token, the default, refresh_token, id_token, jwt, saml1, saml2, id-jag or a URI (RFC 8693 section 3)"},
+	{Name: "OAUTH2_REQUESTED_TOKEN_TYPE", Meaning: "type of the token that token_exchange asks for, as above; default: the server's choice"},
+	{Name: "TLS_CLIENT_CERT", Lines: true, Meaning: "PEM certificate that the client shows, its chain after it (RFC 8705)"},
+	{Name: "TLS_CLIENT_KEY", Secret: true, Lines: true, Meaning: "PEM private key of TLS_CLIENT_CERT, not encrypted"},
+	{Name: "TLS_CA", Lines: true, Meaning: "PEM certificates trusted for this profile's servers instead of the system's"},
+	{Name: "OAUTH2_DPOP", Meaning: "on or off: tokens bound to a key (RFC 9449); default: auto, where the server requires it"},
+	{Name: "OAUTH2_PAR", Meaning: "on or off: pushed authorization requests (RFC 9126); default: auto, where the server requires it"},
 	{Name: "OAUTH2_PROXY", Meaning: "proxy for this profile's requests: http, https or socks5 URL, or direct; default: the daemon's"},
+	{Name: "OAUTH2_REFRESH_TOKEN", Secret: true, Meaning: "refresh token got elsewhere, to begin with (RFC 6749 section 6)"},
+	{Name: "OAUTH2_REDIRECT_URL", Meaning: "loopback redirect URL, where the provider wants a fixed one; default: http://127.0.0.1:PORT/callback"},
+	{Name: "OAUTH2_RENEW_AT", Meaning: "share of a token's lifetime after which it is renewed, 0.5 to 0.99; default: 0.85"},
 	{Name: "OAUTH2_DEFAULT_LIFETIME", Meaning: "lifetime of a token where the server says none, at most 24h; default: 5m"},
 	{Name: "API_URL", Meaning: "origins that this profile's token may be sent to, separated by spaces"},
 	{Name: extraPrefix + "<NAME>", Secret: true, Meaning: "further form parameter NAME of the token request"},
@@ -86,6 +113,8 @@ var otherWords = strings.NewReplacer(
 	"AUTHORIZE", "AUTH",
 	"_ENDPOINT", "_URL",
 	"_URI", "_URL",
+	"GRANT_TYPE", "GRANT",
+	"TENANT_ID", "TENANT",
 )
 
 // suggest returns the name of ours that is nearest to name, which begins with

@@ -139,7 +139,7 @@ func (a *Age) Get(ctx context.Context, name string) ([]byte, Version, error) {
 	}
 	data, version, err := a.get(ctx, elements)
 	if err != nil {
-		return nil, "", fmt.Errorf("reading %q: %w", name, err)
+		return nil, version, fmt.Errorf("reading %q: %w", name, err)
 	}
 	return data, version, nil
 }
@@ -163,7 +163,7 @@ func (a *Age) get(ctx context.Context, elements []string) ([]byte, Version, erro
 	}
 	data, err := id.open(sealed)
 	if err != nil {
-		return nil, "", fmt.Errorf("decrypting %q: %w", file, err)
+		return nil, versionOf(sealed), &SealedError{file, err}
 	}
 	return data, versionOf(sealed), nil
 }

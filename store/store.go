@@ -5,6 +5,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Version is the state of a secret as it is stored, to compare and nothing
@@ -31,7 +32,7 @@ type Store interface {
 	Stat(ctx context.Context, name string) (Version, error)
 
 	// Get returns the secret and its version. Errors: ErrNotExist, ErrLocked,
-	// *CollisionError.
+	// *CollisionError, and beside a version *SealedError.
 	Get(ctx context.Context, name string) ([]byte, Version, error)
 
 	// Put stores data in place of the version replaces, "" for a name that
@@ -59,3 +60,13 @@ var (
 	// ErrLocked means that the store has no key for what was asked.
 	ErrLocked = errors.New("store is locked")
 )
+
+// A SealedError means that the bytes are there and cannot be opened: they are
+// somebody else's, or damaged.
+type SealedError struct {
+	File string
+	Err  error
+}
+
+func (e *SealedError) Error() string { return fmt.Sprintf("decrypting %q: %v", e.File, e.Err) }
+func (e *SealedError) Unwrap() error { return e.Err }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -54,6 +55,8 @@ func (e *LifetimeError) Error() string {
 type RefusedError struct {
 	Err        error
 	RetryAfter time.Duration
+	// Variable is the one of the profile to look at first, or "".
+	Variable string
 }
 
 func (e *RefusedError) Error() string { return e.Err.Error() }
@@ -99,6 +102,8 @@ type Token struct {
 // Config is what a Broker works with. All fields are required.
 type Config struct {
 	Profiles store.Store
+	// Sessions keeps what must survive of dealings with authorization servers.
+	Sessions store.Store
 	// Trusted says whether the user has trusted this text under this name.
 	Trusted func(name string, text []byte) (bool, error)
 	// Resolve reads the files and runs the commands that a trusted text names.
@@ -117,15 +122,22 @@ type Broker struct {
 	cancel context.CancelFunc
 
 	loads     group[textKey, *facts]
-	fetches   group[key, *made]
+	fetches   group[flightKey, *made]
 	discovery group[discoveryKey, *oauth.Metadata]
+	turns     turns
+	keepers   sync.WaitGroup
 
 	// mu guards the fields that follow. It is never held across I/O.
 	mu       sync.Mutex
-	facts    map[string]*facts // by profile name
+	facts    map[string]*facts // by profile name, as are unsaved, provers and spending
 	tokens   map[key]*entry
 	sweepAt  int // len(tokens) at which the next sweep is due
 	metadata map[discoveryKey]*discovered
+	unsaved  map[string]*held       // sessions that could not be written
+	queued   map[string]int         // how many revocations a session has still to tell
+	keeping  bool                   // a keeper runs
+	provers  map[string]*oauth.DPoP // keys that prove possession
+	spending map[string]string      // refresh tokens that this process has begun to spend, by fingerprint
 }
 
 // New returns a Broker with an empty cache.
@@ -139,6 +151,10 @@ func New(c Config) *Broker {
 		tokens:   make(map[key]*entry),
 		sweepAt:  firstSweep,
 		metadata: make(map[discoveryKey]*discovered),
+		unsaved:  make(map[string]*held),
+		queued:   make(map[string]int),
+		provers:  make(map[string]*oauth.DPoP),
+		spending: make(map[string]string),
 	}
 }
 
@@ -148,6 +164,7 @@ func (b *Broker) Close() {
 	b.loads.wait()
 	b.fetches.wait()
 	b.discovery.wait()
+	b.keepers.Wait()
 }
 
 // textKey names one text.
@@ -162,9 +179,20 @@ type facts struct {
 	textKey
 	scopes, audience, resource string // the profile's own, normalised
 	apiOrigins                 []string
+	// subject is the profile whose token this one's is exchanged for, or "";
+	// guarded by the Broker's mu.
+	subject string
 	// made is when the last token of this text was asked for; guarded by the
 	// Broker's mu.
 	made time.Duration
+}
+
+// flightKey names one fetch. What was forgotten meanwhile, as when somebody has
+// logged out, has other facts: nobody who comes after that joins it, and what it
+// brings is not kept.
+type flightKey struct {
+	key
+	facts *facts
 }
 
 // key names one token: requests with equal keys share it, others never do.
@@ -173,9 +201,12 @@ type key struct {
 	scopes, audience, resource string
 }
 
+func (f *facts) key() key { return key{f.textKey, f.scopes, f.audience, f.resource} }
+
 // Token answers r from the cache or, once for all who ask at the same time,
 // from the authorization server. Errors: [ErrUntrusted], [*LifetimeError],
-// [*RefusedError], [*profile.Mistakes], those of the store, and the context's.
+// [*LoginError], [*RefusedError], [*SubjectError], [*profile.Mistakes], those of
+// the store, and the context's.
 func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 	// A text may change between the look at its version and its reading; the
 	// next round then sees the new one. Somebody who rewrites it all the time
@@ -199,19 +230,21 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 var errChanged = errors.New("the text changed while it was read")
 
 func (b *Broker) tokenOf(ctx context.Context, text textKey, r Request) (Token, error) {
-	b.mu.Lock()
-	f := b.facts[text.profile]
-	b.mu.Unlock()
-	if f == nil || f.textKey != text {
-		var err error
-		f, err = b.loads.do(ctx, b.ctx, text, func(ctx context.Context) (*facts, error) {
-			return b.load(ctx, text)
-		})
-		if err != nil {
-			return Token{}, err
-		}
+	f, err := b.factsOfText(ctx, text)
+	if err != nil {
+		return Token{}, err
 	}
-	k := key{text, f.scopes, f.audience, f.resource}
+	if err := b.checkChain(ctx, f); err != nil {
+		return Token{}, err
+	}
+	t, err := b.cachedOrFetched(ctx, f, f.asked(r), r)
+	t.APIOrigins = f.apiOrigins
+	return t, err
+}
+
+// asked is the key of the token that r means.
+func (f *facts) asked(r Request) key {
+	k := f.key()
 	if len(r.Scopes) > 0 {
 		k.scopes = normalise(r.Scopes)
 	}
@@ -221,10 +254,31 @@ func (b *Broker) tokenOf(ctx context.Context, text textKey, r Request) (Token, e
 	if r.Resource != "" {
 		k.resource = r.Resource
 	}
+	return k
+}
 
-	t, err := b.cachedOrFetched(ctx, f, k, r)
-	t.APIOrigins = f.apiOrigins
-	return t, err
+// factsFor gives the facts of a profile's text as it is now.
+func (b *Broker) factsFor(ctx context.Context, name string) (*facts, error) {
+	version, err := b.Profiles.Stat(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if version == "" {
+		return nil, store.ErrNotExist
+	}
+	return b.factsOfText(ctx, textKey{name, version})
+}
+
+func (b *Broker) factsOfText(ctx context.Context, text textKey) (*facts, error) {
+	b.mu.Lock()
+	f := b.facts[text.profile]
+	b.mu.Unlock()
+	if f != nil && f.textKey == text {
+		return f, nil
+	}
+	return b.loads.do(ctx, b.ctx, text, func(ctx context.Context) (*facts, error) {
+		return b.load(ctx, text)
+	})
 }
 
 func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request) (Token, error) {
@@ -235,26 +289,41 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 		r.Force = false
 	}
 	t, err, ok := e.answer(now, r)
+	b.tellUnsaved(k.profile, &t)
 	asked := e.lastAsked()
 	b.mu.Unlock()
 	if ok {
 		return t, err
 	}
-	m, err := b.fetches.do(ctx, b.ctx, k, func(ctx context.Context) (*made, error) {
-		return b.fetch(ctx, k, asked)
+	m, err := b.fetches.do(ctx, b.ctx, flightKey{k, f}, func(ctx context.Context) (*made, error) {
+		return b.fetch(ctx, f, k, asked)
 	})
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err == nil {
-		return m.fresh(b.Now(), r)
-	}
-	var refused *RefusedError
-	if errors.As(err, &refused) || errors.Is(err, context.DeadlineExceeded) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if t, ok := b.tokens[k].lastResort(b.Now(), r); ok {
-			return t, nil
+		t, err = m.fresh(b.Now(), r)
+	} else if !isOurs(err) {
+		if last, ok := b.tokens[k].lastResort(b.Now(), r, err); ok {
+			t, err = last, nil
 		}
 	}
-	return Token{}, err
+	b.tellUnsaved(k.profile, &t)
+	return t, err
+}
+
+// isOurs tells what is to be mended here from what keeps a token from being
+// renewed that still lives.
+func isOurs(err error) bool {
+	return errors.As(err, new(*profile.Mistakes)) || errors.Is(err, ErrUntrusted) || errors.Is(err, store.ErrNotExist) ||
+		errors.Is(err, store.ErrLocked) || errors.Is(err, errChanged) || errors.Is(err, context.Canceled)
+}
+
+// tellUnsaved marks a token whose session is in memory only. The caller holds
+// mu.
+func (b *Broker) tellUnsaved(name string, t *Token) {
+	if !t.Access.IsZero() && b.unsaved[name] != nil {
+		t.Degraded, t.Warning = true, "its session could not be written and is in memory only"
+	}
 }
 
 // load reads a text as far as is needed to tell which token a request means.
@@ -267,6 +336,17 @@ func (b *Broker) load(ctx context.Context, text textKey) (*facts, error) {
 	if err != nil {
 		return nil, err
 	}
+	f := factsOf(text, p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if old := b.facts[text.profile]; old != nil && old.textKey != text {
+		b.forget(text.profile)
+	}
+	b.facts[text.profile] = f
+	return f, nil
+}
+
+func factsOf(text textKey, p *profile.Profile) *facts {
 	f := &facts{
 		textKey:    text,
 		scopes:     normalise(p.Request.Scopes),
@@ -275,13 +355,10 @@ func (b *Broker) load(ctx context.Context, text textKey) (*facts, error) {
 		apiOrigins: p.APIOrigins,
 		made:       -forceGap,
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if old := b.facts[text.profile]; old != nil && old.textKey != text {
-		b.forget(text.profile)
+	if p.Subject != nil {
+		f.subject = p.Subject.Profile
 	}
-	b.facts[text.profile] = f
-	return f, nil
+	return f
 }
 
 // read returns a text that the user has trusted, of exactly that version.
@@ -305,7 +382,7 @@ func (b *Broker) read(ctx context.Context, text textKey) (*profile.Text, error) 
 // fetch asks the authorization server for the token that k names, unless
 // somebody else's fetch ended since the caller looked, at which time the
 // server had last been asked at asked.
-func (b *Broker) fetch(ctx context.Context, k key, asked time.Duration) (*made, error) {
+func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration) (*made, error) {
 	b.mu.Lock()
 	e := b.tokens[k]
 	if e.lastAsked() != asked && (e.token != nil || e.err != nil) {
@@ -320,91 +397,127 @@ func (b *Broker) fetch(ctx context.Context, k key, asked time.Duration) (*made, 
 	if err != nil {
 		return nil, err
 	}
-	values, err := b.Resolve(ctx, text.External())
-	if err != nil {
-		return nil, err
-	}
-	p, err := text.Profile(values)
-	if err != nil {
-		return nil, err
-	}
-	p.Request.Scopes = strings.Fields(k.scopes)
-	p.Request.Audience = strings.Fields(k.audience)
-	p.Request.Resource = strings.Fields(k.resource)
+	g, p, err := b.obtain(ctx, k, text, e.renewal())
 
-	token, sent, err := b.exchange(ctx, p)
-
+	var answered *oauth.Error
+	if err != nil && (!errors.As(err, &answered) || errors.As(err, new(*SubjectError))) {
+		return nil, err // not for the server to say, and so not remembered
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.ctx.Err() != nil && err != nil {
+		return nil, b.ctx.Err()
+	}
+	if b.facts[k.profile] != f {
+		if err != nil {
+			return nil, &RefusedError{err, 0, suspect(p, err)}
+		}
+		return makeToken(p, g), nil // for the callers of this flight only
+	}
 	e = b.tokens[k]
 	if e == nil {
 		b.sweep()
 		e = &entry{}
 		b.tokens[k] = e
 	}
-	e.sent = sent
+	e.sent = g.sent
 	if err != nil {
-		if b.ctx.Err() != nil {
-			return nil, b.ctx.Err()
-		}
 		b.Log.Warn("no token", "profile", k.profile, "err", err)
-		e.err, e.closed = err, fetchGap
-		var answered *oauth.Error
-		if errors.As(err, &answered) && answered.RetryAfter > e.closed {
-			e.closed = answered.RetryAfter
-		}
+		e.err, e.closed, e.suspect = err, fetchGap, suspect(p, err)
+		e.closed = max(e.closed, answered.RetryAfter)
 		return nil, e.refusal(b.Now())
 	}
-	if f := b.facts[k.profile]; f != nil && f.textKey == k.textKey {
-		f.made = sent
-	}
-	e.err = nil
-	m := &made{
-		access:  token.AccessToken,
-		kind:    token.Type,
-		version: k.version,
-		sent:    sent,
-		life:    min(token.Lifetime, longestLife),
-		scopes:  token.Scopes,
-		warning: strings.Join(token.Warnings, "; "),
-	}
-	if !token.LifetimeGiven {
-		m.life, m.assumed = p.DefaultLifetime, true
-	}
-	b.Log.Info("new token", "profile", k.profile, "lifetime", m.life, "took", b.Now()-sent)
-	e.token = m
+	f.made = g.sent
+	m := makeToken(p, g)
+	b.Log.Info("new token", "profile", k.profile, "lifetime", m.life, "took", b.Now()-g.sent)
+	e.err, e.token = nil, m
 	if m.life == 0 {
 		e.token = nil // for the callers of this flight only
 	}
 	return m, nil
 }
 
-// exchange sends the request, having learnt first where to send it if the
-// profile leaves that to discovery. sent is when the last request left.
-func (b *Broker) exchange(ctx context.Context, p *profile.Profile) (t *oauth.Token, sent time.Duration, err error) {
-	client := p.Client
-	sent = b.Now()
-	if p.Issuer != "" && (client.TokenURL == "" || client.Auth == "") {
-		m, err := b.discover(ctx, discoveryKey{p.Issuer, client.Transport})
-		if err != nil {
-			return nil, sent, &DiscoveryError{err}
-		}
-		client.Auth = client.ChooseAuth(m.TokenAuthMethods)
-		if client.TokenURL == "" {
-			client.TokenURL = m.Endpoints.Token
-		}
-		if client.TokenURL == "" {
-			return nil, sent, &DiscoveryError{&oauth.Error{Op: "reading the metadata of " + p.Issuer, Kind: oauth.Malformed,
-				Err: errors.New("they name no token endpoint; set OAUTH2_TOKEN_URL")}}
-		}
+// obtain prepares a text and gets the token that k names.
+func (b *Broker) obtain(ctx context.Context, k key, text *profile.Text, renewal oauth.Secret) (g got, p *Prepared, err error) {
+	g.sent = b.Now()
+	p, err = b.prepare(ctx, k.textKey, text, false)
+	if err != nil {
+		return g, nil, err
 	}
-	sent = b.Now()
-	t, err = client.Token(ctx, p.Request)
-	if err == nil && len(t.AccessToken.Reveal())+len(strings.Join(t.Scopes, " ")) > maxToken {
-		return nil, sent, &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true,
+	g, err = b.grant(ctx, p, k, renewal)
+	if err == nil && len(g.AccessToken.Reveal())+len(strings.Join(g.Scopes, " ")) > maxToken {
+		err = &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true,
 			Err: fmt.Errorf("token and scopes are larger than %d bytes", maxToken)}
 	}
-	return t, sent, err
+	return g, p, err
+}
+
+// suspect names the variable to look at first where the server says no. p is
+// nil if the profile could not be prepared.
+func suspect(p *Prepared, err error) string {
+	var answer *oauth.Error
+	if p == nil || !errors.As(err, &answer) || answer.Kind != oauth.Refused {
+		if errors.As(err, new(*DiscoveryError)) {
+			return "OAUTH2_ISSUER"
+		}
+		return ""
+	}
+	client, grant := p.Client, p.Profile.Request.Grant
+	switch {
+	case p.Profile.GitHub != nil && answer.Status == http.StatusNotFound:
+		return "GITHUB_INSTALLATION"
+	case p.Profile.GitHub != nil && answer.Status == http.StatusForbidden:
+		return "GITHUB_INSTALLATION" // it is suspended
+	case p.Profile.GitHub != nil:
+		return "PRIVATE_KEY"
+	case answer.Code == "invalid_grant" && grant == oauth.GrantJWTBearer && p.Profile.Subject == nil:
+		return "PRIVATE_KEY"
+	case (answer.Code == "invalid_grant" || answer.Code == "invalid_request") && p.Profile.Subject != nil:
+		if p.Profile.Subject.Profile != "" {
+			return "OAUTH2_SUBJECT_TOKEN_PROFILE"
+		}
+		return "OAUTH2_SUBJECT_TOKEN"
+	case answer.Code == "invalid_grant" && client.DPoP == nil && p.Metadata != nil && p.Metadata.DPoPAlgs != nil:
+		return "OAUTH2_DPOP"
+	case answer.Code == "invalid_grant":
+		return "OAUTH2_GRANT"
+	case answer.Code != "" && answer.Code != "invalid_client":
+		return ""
+	}
+	switch client.ChooseAuth(nil) {
+	case oauth.PrivateKeyJWT:
+		return "PRIVATE_KEY"
+	case oauth.TLSClientAuth, oauth.SelfSignedTLSClientAuth:
+		return "TLS_CLIENT_CERT"
+	}
+	return ""
+}
+
+// makeToken makes what is cached of what a grant brought.
+func makeToken(p *Prepared, g got) *made {
+	m := &made{
+		access:  g.AccessToken,
+		kind:    g.Type,
+		version: p.Version,
+		sent:    g.sent,
+		life:    g.Lifetime,
+		scopes:  g.Scopes,
+		warning: strings.Join(g.Warnings, "; "),
+	}
+	switch grant := p.Profile.Request.Grant; grant {
+	case oauth.GrantClientCredentials:
+		m.renewal = g.RefreshToken
+		fallthrough
+	case oauth.GrantJWTBearer, oauth.GrantTokenExchange:
+		m.life = min(m.life, longestLife)
+	}
+	if !g.LifetimeGiven {
+		m.life, m.assumed = p.Profile.DefaultLifetime, true
+	}
+	if g.Type == "DPoP" {
+		m.prover = p.Client.DPoP
+	}
+	return m
 }
 
 // waitGap delays a fetch that would come too soon after the last one.

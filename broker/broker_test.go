@@ -39,8 +39,10 @@ type world struct {
 	*broker.Broker
 	server *authserver.Server
 	store  *store.Age
-	now    atomic.Int64
-	log    bytes.Buffer
+	// sessions is a store of its own, as in the daemon.
+	sessions *store.Age
+	now      atomic.Int64
+	log      bytes.Buffer
 
 	mu      sync.Mutex
 	refused map[string]bool // texts that are not trusted
@@ -54,6 +56,7 @@ func newWorld(t *testing.T) *world {
 		Clients:  []authserver.Client{{ID: "client", Secret: secret, Opaque: true}},
 	})
 	w.store = newStore(t)
+	w.sessions = newStore(t)
 	w.now.Store(int64(time.Hour))
 	w.Broker = broker.New(w.config())
 	t.Cleanup(w.Close)
@@ -78,6 +81,7 @@ func newStore(t *testing.T) *store.Age {
 func (w *world) config() broker.Config {
 	return broker.Config{
 		Profiles: w.store,
+		Sessions: w.sessions,
 		Trusted: func(_ string, text []byte) (bool, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -19,9 +19,10 @@ const (
 // entry is what is known of one key: the last token, and how the last fetch
 // went.
 type entry struct {
-	token *made         // nil: none that may be handed out again
-	sent  time.Duration // when the last fetch was sent
-	err   error         // why the last fetch failed; nil: it did not
+	token   *made         // nil: none that may be handed out again
+	sent    time.Duration // when the last fetch was sent
+	err     error         // why the last fetch failed; nil: it did not
+	suspect string        // the variable to look at first, or ""
 	// closed is how long after sent the error is answered without asking.
 	closed time.Duration
 }
@@ -36,6 +37,10 @@ type made struct {
 	scopes  []string
 	assumed bool
 	warning string
+	// renewal is a refresh token that came with it where no session is kept
+	// (client credentials).
+	renewal oauth.Secret
+	prover  *oauth.DPoP // of the key that it is bound to; nil: a bearer token
 }
 
 func (m *made) remaining(now time.Duration) time.Duration { return m.sent + m.life - now }
@@ -71,7 +76,7 @@ func (e *entry) answer(now time.Duration, r Request) (t Token, err error, ok boo
 		t, err := e.token.fresh(now, r)
 		return t, err, true
 	case e.err != nil && now < e.sent+e.closed:
-		if t, ok := e.lastResort(now, r); ok {
+		if t, ok := e.lastResort(now, r, e.err); ok {
 			return t, nil, true
 		}
 		return Token{}, e.refusal(now), true
@@ -79,9 +84,9 @@ func (e *entry) answer(now time.Duration, r Request) (t Token, err error, ok boo
 	return Token{}, nil, false
 }
 
-// lastResort hands out what still lives when a better token cannot be had,
-// unless the caller insists.
-func (e *entry) lastResort(now time.Duration, r Request) (Token, bool) {
+// lastResort hands out what still lives when a better token cannot be had, for
+// the reason why, unless the caller insists.
+func (e *entry) lastResort(now time.Duration, r Request, why error) (Token, bool) {
 	if e == nil || e.token == nil || e.token.remaining(now) <= 0 {
 		return Token{}, false
 	}
@@ -89,10 +94,7 @@ func (e *entry) lastResort(now time.Duration, r Request) (Token, bool) {
 		return Token{}, false
 	}
 	t := e.token.hand(now)
-	t.Degraded, t.Warning = true, "it could not be renewed"
-	if e.err != nil {
-		t.Warning += ": " + e.err.Error()
-	}
+	t.Degraded, t.Warning = true, "it could not be renewed: "+why.Error()
 	return t, true
 }
 
@@ -104,12 +106,20 @@ func (e *entry) lastAsked() time.Duration {
 	return e.sent
 }
 
+// renewal is what the next token may be asked for with, or none.
+func (e *entry) renewal() oauth.Secret {
+	if e == nil || e.token == nil {
+		return oauth.Secret{}
+	}
+	return e.token.renewal
+}
+
 // refusal is the error of the last fetch; nil if it did not fail.
 func (e *entry) refusal(now time.Duration) error {
 	if e.err == nil {
 		return nil
 	}
-	return &RefusedError{e.err, max(0, e.sent+e.closed-now)}
+	return &RefusedError{e.err, max(0, e.sent+e.closed-now), e.suspect}
 }
 
 // fresh hands out a token that was just made, or says that no token of this

@@ -1,0 +1,265 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"tokend/oauth"
+	"tokend/profile"
+)
+
+// assertionLife is how long the assertion of a JWT bearer grant is good for.
+const assertionLife = 5 * time.Minute
+
+// A SubjectError is why there is no token of another profile to exchange.
+type SubjectError struct {
+	Profile string
+	Err     error
+}
+
+func (e *SubjectError) Error() string {
+	return fmt.Sprintf("no subject token of %s: %v", e.Profile, e.Err)
+}
+func (e *SubjectError) Unwrap() error { return e.Err }
+
+// got is what a grant brought, and when the request that brought it was sent.
+type got struct {
+	*oauth.Token
+	sent time.Duration
+}
+
+// grant gets the token that k names, in the way that the profile says. renewal
+// is a refresh token that came with an earlier token of this key, or none.
+// Beside an error it says when the server was last asked.
+func (b *Broker) grant(ctx context.Context, p *Prepared, k key, renewal oauth.Secret) (got, error) {
+	r := p.Profile.Request
+	// Where k says nothing the text's own stand, of which k knows nothing if they
+	// come from a file or a command.
+	for _, part := range []struct {
+		asked string
+		of    *[]string
+	}{{k.scopes, &r.Scopes}, {k.audience, &r.Audience}, {k.resource, &r.Resource}} {
+		if part.asked != "" {
+			*part.of = strings.Fields(part.asked)
+		}
+	}
+	switch r.Grant {
+	case oauth.GrantRefreshToken, oauth.GrantAuthorizationCode, oauth.GrantDeviceCode:
+		return b.renew(ctx, p, k, r)
+	}
+	g, err := b.grantAlone(ctx, p, r, renewal)
+	if err == nil {
+		b.note(ctx, p)
+	}
+	return g, err
+}
+
+// grantAlone is grant where nobody has to have logged in.
+func (b *Broker) grantAlone(ctx context.Context, p *Prepared, r oauth.Request, renewal oauth.Secret) (got, error) {
+	switch {
+	case p.Profile.GitHub != nil:
+		return b.gitHubToken(ctx, p)
+	case r.Grant == oauth.GrantClientCredentials:
+		if !renewal.IsZero() {
+			again := r
+			again.Grant = oauth.GrantRefreshToken
+			again.Params = url.Values{"refresh_token": {renewal.Reveal()}}
+			g, err := b.ask(ctx, p, again)
+			if err == nil && g.RefreshToken.IsZero() {
+				g.RefreshToken = renewal // RFC 6749 section 6: it stays good
+			}
+			var answer *oauth.Error
+			if err == nil || errors.As(err, &answer) && answer.Code != "invalid_grant" {
+				return g, err
+			}
+		}
+		return b.ask(ctx, p, r)
+	case r.Grant == oauth.GrantJWTBearer:
+		assertion, err := b.assertion(ctx, p, &r)
+		if err != nil {
+			return got{sent: b.Now()}, err
+		}
+		r.Params = url.Values{"assertion": {assertion.Reveal()}}
+		return b.ask(ctx, p, r)
+	case r.Grant == oauth.GrantTokenExchange:
+		subject, err := b.subject(ctx, p)
+		if err != nil {
+			return got{sent: b.Now()}, err
+		}
+		r.Params = url.Values{"subject_token": {subject.Reveal()}, "subject_token_type": {p.Profile.Subject.Type}}
+		if requested := p.Profile.Subject.Requested; requested != "" {
+			r.Params.Set("requested_token_type", requested)
+		}
+		return b.ask(ctx, p, r)
+	}
+	return got{}, fmt.Errorf("grant %q is not supported", r.Grant)
+}
+
+// ask sends one token request. It is sent again, at once, where the server's
+// answer names a credential of ours that it wants instead: the secret that is
+// to follow the one that it does not take any more, or a proof of possession.
+func (b *Broker) ask(ctx context.Context, p *Prepared, r oauth.Request) (g got, err error) {
+	for {
+		g.sent = b.Now()
+		g.Token, err = p.Client.Token(ctx, r)
+		var answer *oauth.Error
+		if !errors.As(err, &answer) {
+			return g, err
+		}
+		next := p.Profile.NextSecret
+		switch {
+		case answer.Code == "invalid_client" && !next.IsZero() && p.Client.Secret != next:
+			b.Log.Info("CLIENT_SECRET is refused; trying CLIENT_SECRET_NEXT", "profile", p.Name)
+			p.Client.Secret = next
+		case (answer.Code == "invalid_dpop_proof" || answer.Code == "use_dpop_nonce") && p.Client.DPoP == nil && p.Profile.DPoP == profile.Auto:
+			prover, failed := b.prover(p, "")
+			if failed != nil {
+				return g, err
+			}
+			p.Client.DPoP = prover
+		default:
+			return g, err
+		}
+	}
+}
+
+// note keeps what a successful request has found out about the client, for a
+// profile that has nothing else to keep. It can be found out again.
+func (b *Broker) note(ctx context.Context, p *Prepared) {
+	now := session{DPoPKey: p.known.DPoPKey, ClientSecret: p.known.ClientSecret}
+	now.settle(p)
+	if now.DPoPKey == p.known.DPoPKey && now.ClientSecret == p.known.ClientSecret {
+		return
+	}
+	release, err := b.turns.take(ctx, p.Name)
+	if err == nil {
+		defer release()
+		var h *held
+		if h, err = b.sessionOf(ctx, p.Name); err == nil {
+			h.settle(p)
+			err = b.save(ctx, h)
+		}
+	}
+	if err != nil {
+		b.Log.Warn("not remembered over a restart", "profile", p.Name, "err", err)
+	}
+}
+
+// assertion gives what a JWT bearer grant is asked with (RFC 7523 section 2.1):
+// a token of somebody else's, or a JWT that the profile's key signs. It takes
+// the scopes out of r where they go into the JWT.
+func (b *Broker) assertion(ctx context.Context, p *Prepared, r *oauth.Request) (oauth.Secret, error) {
+	if p.Profile.Subject != nil {
+		return b.subject(ctx, p)
+	}
+	now := time.Now()
+	claims := map[string]any{
+		"iss": p.Client.ID,
+		"aud": p.Client.AssertionAudience,
+		"iat": now.Unix(),
+		"exp": now.Add(assertionLife).Unix(),
+		"jti": oauth.NewState(),
+	}
+	switch {
+	case p.Profile.AssertionSubject != "":
+		claims["sub"] = p.Profile.AssertionSubject
+	case !p.Profile.ScopeInAssertion: // Google's has one only for whom it stands in for
+		claims["sub"] = p.Client.ID
+	}
+	if p.Profile.ScopeInAssertion {
+		if len(r.Scopes) > 0 {
+			claims["scope"] = strings.Join(r.Scopes, " ")
+		}
+		r.Scopes = nil
+		p.Client.ID = "" // Google's form has nothing but the assertion
+	}
+	signed, err := p.Client.Key.Sign("", claims)
+	return oauth.NewSecret(signed), err
+}
+
+// subject gives the token that is to be exchanged.
+func (b *Broker) subject(ctx context.Context, p *Prepared) (oauth.Secret, error) {
+	s := p.Profile.Subject
+	if s.Profile == "" {
+		return s.Token, nil
+	}
+	// Where the name comes from a file or a command it is known only now, and only
+	// for this flight.
+	b.mu.Lock()
+	f := b.facts[p.Name]
+	var known string
+	if f != nil {
+		known, f.subject = f.subject, s.Profile
+	}
+	b.mu.Unlock()
+	if f != nil {
+		defer func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			f.subject = known
+		}()
+		if err := b.checkChain(ctx, f); err != nil {
+			return oauth.Secret{}, err
+		}
+	}
+	t, err := b.Token(ctx, Request{Profile: s.Profile})
+	if err != nil {
+		return oauth.Secret{}, &SubjectError{s.Profile, err}
+	}
+	return t.Access, nil
+}
+
+// gitHubToken gets a token for an installation of a GitHub App.
+func (b *Broker) gitHubToken(ctx context.Context, p *Prepared) (got, error) {
+	app := p.Profile.GitHub
+	now := time.Now()
+	signed, err := p.Client.Key.Sign("", map[string]any{
+		"iss": app.AppID,
+		// GitHub's advice against clocks that do not agree.
+		"iat": now.Add(-time.Minute).Unix(),
+		"exp": now.Add(9 * time.Minute).Unix(),
+	})
+	if err != nil {
+		return got{sent: b.Now()}, err
+	}
+	jwt := oauth.NewSecret(signed)
+	id, err := strconv.ParseInt(app.Installation, 10, 64)
+	if err != nil {
+		if id, err = oauth.GitHubInstallation(ctx, app.API, jwt, app.Installation, p.Client.Transport); err != nil {
+			return got{sent: b.Now()}, err
+		}
+	}
+	g := got{sent: b.Now()}
+	g.Token, err = oauth.GitHubToken(ctx, app.API, jwt, id, p.Client.Transport)
+	return g, err
+}
+
+// checkChain finds profiles that wait for each other's tokens, before anybody
+// waits.
+func (b *Broker) checkChain(ctx context.Context, f *facts) error {
+	chain := []string{f.profile}
+	for {
+		b.mu.Lock()
+		name := f.subject
+		b.mu.Unlock()
+		if name == "" {
+			return nil
+		}
+		round := slices.Contains(chain, name)
+		chain = append(chain, name)
+		if round {
+			return &profile.Mistakes{List: []profile.Mistake{{Variable: "OAUTH2_SUBJECT_TOKEN_PROFILE",
+				Message: "the chain of profiles comes back to itself: " + strings.Join(chain, " -> ")}}}
+		}
+		var err error
+		if f, err = b.factsFor(ctx, name); err != nil {
+			return &SubjectError{name, err}
+		}
+	}
+}

@@ -1,0 +1,245 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"tokend/oauth"
+	"tokend/store"
+)
+
+const (
+	keepFirst = time.Second
+	keepLast  = time.Minute
+	// revocationLife is how long a server that cannot be reached is told that a
+	// token is revoked: no token worth that lives longer unused.
+	revocationLife = 30 * 24 * time.Hour
+)
+
+// revocation is a token whose server is still to be told (RFC 7009).
+type revocation struct {
+	URL      string    `json:"url"`
+	Token    string    `json:"token"`
+	Hint     string    `json:"hint"` // token_type_hint
+	ClientID string    `json:"client_id"`
+	Since    time.Time `json:"since"` // by the wall clock, in UTC and without a monotonic reading
+}
+
+// keepLater has sessions written that could not be, and servers told of
+// revocations that could not be reached: soon, and then less and less often,
+// until all is done.
+func (b *Broker) keepLater() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.keeping || b.ctx.Err() != nil {
+		return
+	}
+	b.keeping = true
+	b.keepers.Go(func() {
+		for wait := keepFirst; ; wait = min(2*wait, keepLast) {
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-b.ctx.Done():
+				timer.Stop()
+				return
+			}
+			if b.keepNow() {
+				return
+			}
+		}
+	})
+}
+
+// keepNow tries everything once, and says whether nothing is left.
+func (b *Broker) keepNow() bool {
+	for _, name := range b.Unsaved() {
+		b.try(name, b.saveAgain)
+	}
+	b.mu.Lock()
+	queued := slices.Collect(maps.Keys(b.queued))
+	b.mu.Unlock()
+	each(queued, func(_ int, name string) { b.try(name, b.tellAgain) })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.keeping = len(b.unsaved) > 0 || len(b.queued) > 0
+	return !b.keeping
+}
+
+func (b *Broker) try(name string, what func(context.Context, string) error) {
+	ctx, cancel := context.WithTimeout(b.ctx, flightTime)
+	defer cancel()
+	if err := what(ctx, name); err != nil && b.ctx.Err() == nil {
+		b.Log.Warn("trying again later", "profile", name, "err", err)
+	}
+}
+
+func (b *Broker) saveAgain(ctx context.Context, name string) error {
+	release, err := b.turns.take(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	b.mu.Lock()
+	unsaved := b.unsaved[name]
+	b.mu.Unlock()
+	if unsaved == nil {
+		return nil
+	}
+	h := *unsaved
+	// A record may have come or gone while it could not be written.
+	if h.version, err = b.Sessions.Stat(ctx, name); err != nil {
+		return err
+	}
+	return b.save(ctx, &h)
+}
+
+func (b *Broker) tellAgain(ctx context.Context, name string) error {
+	s, err := b.peek(ctx, name)
+	if err != nil {
+		return err
+	}
+	return b.tell(ctx, name, s.Revocations).unreached
+}
+
+// told is what came of telling servers of revocations.
+type told struct {
+	revoked   int
+	left      int    // that are still to be told
+	problem   string // why a token lives on that no server will be told of again, or ""
+	unreached error  // why those are, or nil
+}
+
+// tell tells servers of revocations that are in the profile's session, and takes
+// those out that it is done with. It waits for servers without the profile's
+// turn, so that nobody else waits for them.
+func (b *Broker) tell(ctx context.Context, name string, list []revocation) told {
+	var t told
+	p, err := b.Prepare(ctx, name)
+	if err != nil && (!isOurs(err) || errors.As(err, new(*valuesError))) {
+		// A confidential client may well be one again when this has passed.
+		t.left, t.unreached = len(list), err
+		return t
+	}
+	var done []revocation
+	for _, r := range list {
+		// Without a profile, or with one that has become another client's, the
+		// token itself is all that there is to show: enough for public clients.
+		client := oauth.Client{ID: r.ClientID, Auth: oauth.AuthNone}
+		if p != nil {
+			client.Transport = p.Client.Transport
+			if p.Client.ID == r.ClientID && p.Endpoints.Revocation == r.URL {
+				client = p.Client
+			}
+		}
+		err := client.Revoke(ctx, r.URL, oauth.NewSecret(r.Token), r.Hint)
+		var answer *oauth.Error
+		switch {
+		case err == nil:
+			t.revoked++
+			b.Log.Info("token revoked", "profile", name, "kind", r.Hint)
+		case errors.As(err, &answer) && answer.Kind != oauth.Temporary, time.Since(r.Since) > revocationLife:
+			t.problem = err.Error()
+			b.Log.Warn("a token is not revoked", "profile", name, "err", err)
+		default:
+			t.left++
+			t.unreached = err
+			continue
+		}
+		done = append(done, r)
+	}
+	if len(done) == 0 {
+		return t
+	}
+	// What was told is noted even if nobody waits for it any more.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
+	defer cancel()
+	if err := b.untell(ctx, name, done); err != nil {
+		b.Log.Warn("a revocation will be told again", "profile", name, "err", err)
+	}
+	return t
+}
+
+// untell takes revocations out of a session.
+func (b *Broker) untell(ctx context.Context, name string, done []revocation) error {
+	release, err := b.turns.take(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	h, err := b.sessionOf(ctx, name)
+	if err != nil {
+		return err
+	}
+	h.Revocations = slices.DeleteFunc(slices.Clone(h.Revocations), func(r revocation) bool { return slices.Contains(done, r) })
+	b.setQueued(name, len(h.Revocations))
+	return b.keep(ctx, h)
+}
+
+// setQueued notes how many revocations a session has still to tell.
+func (b *Broker) setQueued(name string, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n == 0 {
+		delete(b.queued, name)
+	} else {
+		b.queued[name] = n
+	}
+}
+
+// Resume takes up what an earlier daemon could not finish. It returns at once;
+// the sessions must be readable.
+func (b *Broker) Resume() {
+	b.keepers.Go(func() {
+		entries, err := b.Sessions.List(b.ctx)
+		if err != nil {
+			return // each session's own use says so
+		}
+		found := false
+		for _, e := range entries {
+			s, err := b.peek(b.ctx, e.Name)
+			if err != nil || len(s.Revocations) == 0 {
+				continue
+			}
+			b.setQueued(e.Name, len(s.Revocations))
+			found = true
+		}
+		if found {
+			b.keepLater()
+		}
+	})
+}
+
+// QueuedRevocations returns how many tokens a server is still to be told of.
+func (b *Broker) QueuedRevocations() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, q := range b.queued {
+		n += q
+	}
+	return n
+}
+
+// Orphans returns the names under which there is a session to log out of, and
+// no profile.
+func (b *Broker) Orphans(ctx context.Context) ([]string, error) {
+	sessions, err := b.Sessions.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range sessions {
+		version, err := b.Profiles.Stat(ctx, e.Name)
+		if err != nil || version != "" {
+			continue
+		}
+		if s, err := b.peek(ctx, e.Name); errors.Is(err, store.ErrLocked) || err == nil && (s.RefreshToken != "" || s.Access != nil) {
+			names = append(names, e.Name)
+		}
+	}
+	return names, nil
+}

@@ -83,6 +83,11 @@ func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*t
 		resp.CachedTokens = int32(d.broker.Cached())
 		resp.Profiles = count(ctx, d.profiles, resp)
 		resp.Sessions = count(ctx, d.sessions, resp)
+		resp.UnsavedSessions = d.broker.Unsaved()
+		resp.QueuedRevocations = int32(d.broker.QueuedRevocations())
+		if orphans, err := d.broker.Orphans(ctx); err == nil {
+			resp.OrphanedSessions = orphans
+		}
 	}
 	switch {
 	case d.problem != nil:

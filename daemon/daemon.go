@@ -20,6 +20,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"tokend/broker"
@@ -218,6 +219,7 @@ func (d *Daemon) openStores() error {
 	d.profiles, d.sessions = profiles, sessions
 	d.broker = broker.New(broker.Config{
 		Profiles: profiles,
+		Sessions: sessions,
 		Trusted:  d.trust.text,
 		Resolve:  resolve,
 		Now:      BootTime,
@@ -232,6 +234,7 @@ func (d *Daemon) unlock(id *store.Identity) {
 	d.profiles.Unlock(id)
 	d.sessions.Unlock(id)
 	d.trust.setKey(id.Derive("tokend trust file v1"))
+	d.broker.Resume()
 }
 
 // house is what calls work with once the stores are open.
@@ -291,6 +294,19 @@ type endingStream struct {
 }
 
 func (s *endingStream) Context() context.Context { return s.ctx }
+
+// RecvMsg ends with the daemon, too: what it waits for is a person's to say, who
+// may never.
+func (s *endingStream) RecvMsg(m any) error {
+	got := make(chan error, 1)
+	go func() { got <- s.ServerStream.RecvMsg(m) }() // returns when the handler has, at the latest
+	select {
+	case err := <-got:
+		return err
+	case <-s.ctx.Done():
+		return status.FromContextError(s.ctx.Err()).Err()
+	}
+}
 
 // checkDir keeps a client that means another store from being served from
 // this one. What it needs to find that out, and to end this daemon, works.

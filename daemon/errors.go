@@ -26,6 +26,8 @@ const domain = "tokend"
 
 // grpcCodes is the table of SPEC 6; client/errors.go is the way back.
 var grpcCodes = map[tokendv1.Reason]codes.Code{
+	tokendv1.Reason_REASON_LOGIN_REQUIRED:    codes.Unauthenticated,
+	tokendv1.Reason_REASON_DENIED:            codes.PermissionDenied,
 	tokendv1.Reason_REASON_NOT_INITIALIZED:   codes.FailedPrecondition,
 	tokendv1.Reason_REASON_LOCKED:            codes.FailedPrecondition,
 	tokendv1.Reason_REASON_PROFILE_NOT_FOUND: codes.NotFound,
@@ -115,13 +117,21 @@ func profileError(name string, err error) error {
 		refused   *broker.RefusedError
 		untrusted *store.UntrustedError
 		collision *store.CollisionError
-		discovery *broker.DiscoveryError
+		login     *broker.LoginError
+		subject   *broker.SubjectError
 		badName   *store.NameError
 	)
 	p := func(reason tokendv1.Reason, meta ...string) error {
 		return failure(reason, err.Error(), append(meta, "profile", name)...)
 	}
 	switch {
+	case errors.As(err, &subject) && errors.Is(subject.Err, store.ErrNotExist):
+		return failure(tokendv1.Reason_REASON_PROFILE_INVALID, "OAUTH2_SUBJECT_TOKEN_PROFILE: there is no profile "+subject.Profile,
+			"profile", name, "variable", "OAUTH2_SUBJECT_TOKEN_PROFILE")
+	case errors.As(err, &subject):
+		return profileError(subject.Profile, subject.Err)
+	case errors.As(err, &login):
+		return p(tokendv1.Reason_REASON_LOGIN_REQUIRED, "variable", login.Variable)
 	case errors.Is(err, store.ErrNotExist):
 		return failure(tokendv1.Reason_REASON_PROFILE_NOT_FOUND, "no such profile", "profile", name)
 	case errors.Is(err, store.ErrLocked):
@@ -142,12 +152,15 @@ func profileError(name string, err error) error {
 		return p(tokendv1.Reason_REASON_PROFILE_INVALID, "line", strconv.Itoa(first.Line), "variable", first.Variable)
 	case errors.As(err, &lifetime):
 		return p(tokendv1.Reason_REASON_MIN_VALID_UNMET, "lifetime", strconv.Itoa(int(lifetime.Lifetime/time.Second)))
-	case errors.As(err, &refused) && errors.As(err, &answer):
-		variable := ""
-		if errors.As(err, &discovery) {
+	case errors.As(err, &answer):
+		variable, retry := "", answer.RetryAfter
+		switch {
+		case errors.As(err, &refused):
+			variable, retry = refused.Variable, refused.RetryAfter
+		case errors.As(err, new(*broker.DiscoveryError)):
 			variable = "OAUTH2_ISSUER"
 		}
-		return answerError(name, variable, answer, refused.RetryAfter)
+		return answerError(name, variable, answer, retry)
 	case errors.Is(err, context.DeadlineExceeded):
 		return failure(tokendv1.Reason_REASON_PROVIDER_DOWN, "no answer in time", "profile", name)
 	case errors.Is(err, context.Canceled):
@@ -169,7 +182,7 @@ func answerError(name, variable string, e *oauth.Error, retry time.Duration) err
 		return failureAfter(tokendv1.Reason_REASON_THROTTLED, e.Error(), retry, meta...)
 	case e.Kind == oauth.Temporary, e.Kind == oauth.Malformed:
 		return failureAfter(tokendv1.Reason_REASON_PROVIDER_DOWN, e.Error(), retry, meta...)
-	case e.Code == "" || e.Code == "invalid_client" || e.Code == "unauthorized_client":
+	case e.Code == "" || e.Code == "invalid_client" || e.Code == "unauthorized_client" || e.Code == "invalid_token":
 		return failure(tokendv1.Reason_REASON_CLIENT_REFUSED, e.Error(), meta...)
 	}
 	return failure(tokendv1.Reason_REASON_REQUEST_REFUSED, e.Error(), meta...)

@@ -20,6 +20,7 @@ import (
 	"tokend/client"
 	"tokend/client/api"
 	"tokend/internal/socket"
+	"tokend/login"
 	"tokend/oauth"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
@@ -59,8 +60,8 @@ func TestErrorsReachTheClient(t *testing.T) {
 	for value, name := range tokendv1.Reason_name {
 		reason := tokendv1.Reason(value)
 		switch reason {
-		case tokendv1.Reason_REASON_UNSPECIFIED, tokendv1.Reason_REASON_LOGIN_REQUIRED, tokendv1.Reason_REASON_DENIED:
-			continue // nothing here gives these yet
+		case tokendv1.Reason_REASON_UNSPECIFIED:
+			continue
 		}
 		code, ok := grpcCodes[reason]
 		if !ok {
@@ -117,6 +118,32 @@ func TestProfileErrorCodes(t *testing.T) {
 			got = s
 		}
 		if got != test.reason {
+			t.Errorf("%v: reason %q, want %q", test.err, got, test.reason)
+		}
+	}
+}
+
+// A login's errors are the server's or the person's, and not our stores'.
+func TestLoginErrorReasons(t *testing.T) {
+	s := &profiles{d: &Daemon{stopping: context.Background()}}
+	late, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
+	defer cancel()
+	slow := &oauth.Error{Kind: oauth.Temporary, Op: "asking", Err: context.DeadlineExceeded}
+	for _, test := range []struct {
+		ctx    context.Context
+		err    error
+		reason string
+	}{
+		{t.Context(), flowError{slow}, "PROVIDER_DOWN"},
+		{t.Context(), &broker.DiscoveryError{Err: slow}, "PROVIDER_DOWN"},
+		{t.Context(), flowError{login.ErrExpired}, "LOGIN_REQUIRED"},
+		{late, flowError{context.DeadlineExceeded}, "LOGIN_REQUIRED"},
+		{late, flowError{slow}, "LOGIN_REQUIRED"},
+		{t.Context(), flowError{errors.New("the server is odd")}, "REQUEST_REFUSED"},
+		{t.Context(), fmt.Errorf("reading: %w", store.ErrLocked), "LOCKED"},
+		{t.Context(), errors.New("disk on fire"), "STORE_UNAVAILABLE"},
+	} {
+		if got, _ := statusReason(s.loginError(test.ctx, "a", test.err)); got != test.reason {
 			t.Errorf("%v: reason %q, want %q", test.err, got, test.reason)
 		}
 	}

@@ -7,8 +7,10 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"tokend/broker"
 	"tokend/internal/envfile"
 	"tokend/profile"
 	tokendv1 "tokend/proto/tokend/v1"
@@ -25,7 +27,8 @@ const (
 
 type profiles struct {
 	tokendv1grpc.UnimplementedProfileServiceServer
-	d *Daemon
+	d      *Daemon
+	logins logins
 }
 
 func (s *profiles) ListProfiles(ctx context.Context, req *tokendv1.ListProfilesRequest) (*tokendv1.ListProfilesResponse, error) {
@@ -145,8 +148,12 @@ func (s *profiles) DeleteProfile(ctx context.Context, req *tokendv1.DeleteProfil
 	if err != nil {
 		return nil, err
 	}
-	if want := store.Version(req.GetVersion()); want != "" {
-		version = want
+	if want := store.Version(req.GetVersion()); want != "" && want != version {
+		return nil, profileError(name, store.ErrConflict)
+	}
+	// The session first: without the text it may not be known how to end it.
+	if _, err := revoke(ctx, h, name); err != nil {
+		return nil, err
 	}
 	if err := h.profiles.Delete(ctx, name, version); err != nil {
 		return nil, profileError(name, err)
@@ -175,24 +182,39 @@ func (s *profiles) MoveProfile(ctx context.Context, req *tokendv1.MoveProfileReq
 	if err != nil {
 		return nil, storeError(err)
 	}
-	moved, err := h.profiles.Put(ctx, to, data, "")
-	if errors.Is(err, store.ErrConflict) {
-		return nil, failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "it exists already", "profile", to)
-	}
-	if err != nil {
-		return nil, profileError(to, err)
-	}
-	err = h.profiles.Delete(ctx, from, version)
-	if errors.Is(err, store.ErrConflict) {
-		// A newer text stands under the old name: that one stays, not this copy.
-		if undone := h.profiles.Delete(context.WithoutCancel(ctx), to, moved); undone == nil {
-			return nil, profileError(from, err)
+	var moved store.Version
+	put := func(ctx context.Context) error {
+		moved, err = h.profiles.Put(ctx, to, data, "")
+		if errors.Is(err, store.ErrConflict) {
+			return failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "it exists already", "profile", to)
 		}
+		if err != nil {
+			return profileError(to, err)
+		}
+		return nil
 	}
-	if err != nil && !errors.Is(err, store.ErrNotExist) {
-		return nil, failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE, "it now stands under both names; deleting the old one: "+err.Error(), "profile", from)
+	remove := func(ctx context.Context) error {
+		err := h.profiles.Delete(ctx, from, version)
+		if errors.Is(err, store.ErrConflict) {
+			// A newer text stands under the old name: that one stays, not this copy.
+			if undone := h.profiles.Delete(context.WithoutCancel(ctx), to, moved); undone == nil {
+				return profileError(from, err)
+			}
+		}
+		if err != nil && !errors.Is(err, store.ErrNotExist) {
+			return failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE, "it now stands under both names; deleting the old one: "+err.Error(), "profile", from)
+		}
+		return nil
 	}
-	h.broker.Forget(from)
+	if err := h.broker.Move(ctx, from, to, put, remove); err != nil {
+		if _, said := status.FromError(err); said {
+			return nil, err
+		}
+		if errors.Is(err, broker.ErrSessionThere) {
+			return nil, failure(tokendv1.Reason_REASON_ALREADY_EXISTS, err.Error(), "profile", to)
+		}
+		return nil, profileError(from, err)
+	}
 	s.d.log.Info("profile moved", "profile", from, "to", to, "by", caller(ctx))
 	return &tokendv1.MoveProfileResponse{Version: string(moved), Trust: t, WasTrusted: trusted}, nil
 }
@@ -257,6 +279,19 @@ func (s *profiles) GetRecipients(ctx context.Context, req *tokendv1.GetRecipient
 		return nil, storeError(err)
 	}
 	return &tokendv1.GetRecipientsResponse{Text: r.Lines, Trust: t}, nil
+}
+
+func (s *profiles) Logout(ctx context.Context, req *tokendv1.LogoutRequest) (*tokendv1.LogoutResponse, error) {
+	h, err := s.d.opened()
+	if err != nil {
+		return nil, err
+	}
+	r, err := revoke(ctx, h, req.GetProfile())
+	if err != nil {
+		return nil, err
+	}
+	s.d.log.Info("logged out", "profile", r.Profile, "revoked", r.Revoked, "queued", r.Queued, "by", caller(ctx))
+	return &tokendv1.LogoutResponse{Revoked: int32(r.Revoked), Queued: int32(r.Queued), Problem: cut(r.Problem, maxLine)}, nil
 }
 
 // get reads one profile's plain text.

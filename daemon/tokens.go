@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -51,7 +52,6 @@ func (s *tokens) GetToken(ctx context.Context, req *tokendv1.GetTokenRequest) (*
 		return nil, profileError(r.Profile, err)
 	}
 	access := t.Access.Reveal()
-	sum := sha256.Sum256([]byte(access))
 	return &tokendv1.GetTokenResponse{
 		AccessToken:    access,
 		TokenType:      t.Type,
@@ -60,12 +60,142 @@ func (s *tokens) GetToken(ctx context.Context, req *tokendv1.GetTokenRequest) (*
 		Lifetime:       durationpb.New(t.Lifetime),
 		Scopes:         t.Scopes,
 		ApiOrigins:     t.APIOrigins,
-		Fingerprint:    hex.EncodeToString(sum[:16]),
+		Fingerprint:    tokenFingerprint(access),
 		ExpiryAssumed:  t.ExpiryAssumed,
 		Degraded:       t.Degraded,
 		Warning:        t.Warning,
 		ProfileVersion: string(t.Version),
 	}, nil
+}
+
+var sources = map[broker.Source]tokendv1.IntrospectTokenResponse_Source{
+	broker.SourceNone:          tokendv1.IntrospectTokenResponse_SOURCE_NONE,
+	broker.SourceIntrospection: tokendv1.IntrospectTokenResponse_SOURCE_INTROSPECTION,
+	broker.SourceJWT:           tokendv1.IntrospectTokenResponse_SOURCE_JWT,
+}
+
+func (s *tokens) IntrospectToken(ctx context.Context, req *tokendv1.IntrospectTokenRequest) (*tokendv1.IntrospectTokenResponse, error) {
+	r, err := brokerRequest(&tokendv1.GetTokenRequest{
+		Profile: req.GetProfile(), Scopes: req.GetScopes(), Audience: req.GetAudience(), Resource: req.GetResource()})
+	if err != nil {
+		return nil, err
+	}
+	h, err := s.d.opened()
+	if err != nil {
+		return nil, err
+	}
+	in, err := h.broker.Introspect(ctx, r)
+	if errors.Is(err, store.ErrNotExist) {
+		return nil, noSuchProfile(ctx, h.profiles, r.Profile)
+	}
+	if err != nil {
+		return nil, profileError(r.Profile, err)
+	}
+	if in.Claims == nil {
+		in.Claims = map[string]any{}
+	}
+	claims, err := json.Marshal(in.Claims)
+	if err != nil {
+		return nil, err
+	}
+	t := in.Token
+	return &tokendv1.IntrospectTokenResponse{
+		Source:      sources[in.Source],
+		Active:      in.Active,
+		Claims:      string(claims),
+		TokenType:   t.Type,
+		ExpiresAt:   timestamppb.New(time.Now().Add(t.Remaining)),
+		Fingerprint: tokenFingerprint(t.Access.Reveal()),
+	}, nil
+}
+
+func (s *tokens) RevokeTokens(ctx context.Context, req *tokendv1.RevokeTokensRequest) (*tokendv1.RevokeTokensResponse, error) {
+	if req.GetAll() == (req.GetProfile() != "") {
+		return nil, invalid("profile", "either a profile or all is required")
+	}
+	h, err := s.d.opened()
+	if err != nil {
+		return nil, err
+	}
+	var results []broker.Revoked
+	if req.GetAll() {
+		if results, err = h.broker.RevokeAll(ctx); err != nil {
+			return nil, storeError(err)
+		}
+	} else {
+		r, err := revoke(ctx, h, req.GetProfile())
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, r)
+	}
+	resp := &tokendv1.RevokeTokensResponse{}
+	for _, r := range results {
+		s.d.log.Info("tokens revoked", "profile", r.Profile, "revoked", r.Revoked, "queued", r.Queued, "by", caller(ctx))
+		resp.Revocations = append(resp.Revocations, &tokendv1.RevokeTokensResponse_Revocation{
+			Profile: r.Profile, Revoked: int32(r.Revoked), Queued: int32(r.Queued), Problem: cut(r.Problem, maxLine)})
+	}
+	return resp, nil
+}
+
+// revoke ends the tokens of one profile, which may have vanished.
+func revoke(ctx context.Context, h house, name string) (broker.Revoked, error) {
+	if err := store.CheckName(name); err != nil {
+		return broker.Revoked{}, invalidName("profile", err)
+	}
+	r, err := h.broker.Revoke(ctx, name)
+	if errors.Is(err, store.ErrNotExist) {
+		return r, noSuchProfile(ctx, h.profiles, name)
+	}
+	if err != nil {
+		return r, profileError(name, err)
+	}
+	return r, nil
+}
+
+func (s *tokens) CreateDPoPProof(ctx context.Context, req *tokendv1.CreateDPoPProofRequest) (*tokendv1.CreateDPoPProofResponse, error) {
+	if err := store.CheckName(req.GetProfile()); err != nil {
+		return nil, invalidName("profile", err)
+	}
+	if !isHTTPToken(req.GetMethod()) {
+		return nil, invalid("method", "must be an HTTP method, such as GET")
+	}
+	if len(req.GetNonce()) > maxAsked || strings.ContainsFunc(req.GetNonce(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, invalid("nonce", "must be printable ASCII without spaces")
+	}
+	if _, err := oauth.CheckURL(req.GetUrl()); err != nil {
+		return nil, invalid("url", err.Error())
+	}
+	h, err := s.d.opened()
+	if err != nil {
+		return nil, err
+	}
+	proof, err := h.broker.Proof(ctx, req.GetProfile(), oauth.NewSecret(req.GetAccessToken()), req.GetMethod(), req.GetUrl(), req.GetNonce())
+	var place *broker.PlaceError
+	switch {
+	case errors.Is(err, store.ErrNotExist):
+		return nil, noSuchProfile(ctx, h.profiles, req.GetProfile())
+	case errors.Is(err, broker.ErrNotOurs):
+		return nil, invalid("access_token", err.Error())
+	case errors.As(err, &place):
+		return nil, failure(tokendv1.Reason_REASON_DENIED, place.Why, "profile", req.GetProfile())
+	case err != nil:
+		return nil, profileError(req.GetProfile(), err)
+	}
+	return &tokendv1.CreateDPoPProofResponse{Proof: proof}, nil
+}
+
+// isHTTPToken says whether s can be a method (RFC 9110 section 9.1).
+func isHTTPToken(s string) bool {
+	return s != "" && len(s) <= 32 && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r == '-' || r == '_')
+	})
+}
+
+// tokenFingerprint names a token without being it.
+func tokenFingerprint(access string) string {
+	sum := sha256.Sum256([]byte(access))
+	return hex.EncodeToString(sum[:16])
 }
 
 // brokerRequest checks a request before anything is done for it.

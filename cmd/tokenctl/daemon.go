@@ -174,13 +174,17 @@ func statusJSON(s *api.GetStatusResponse, mine *settings.Settings) any {
 		Sessions      int32         `json:"sessions"`
 		CachedTokens  int32         `json:"cached_tokens"`
 		Connections   int32         `json:"connections"`
+		Orphaned      []string      `json:"orphaned_sessions"`
+		Unsaved       []string      `json:"unsaved_sessions"`
+		Queued        int32         `json:"queued_revocations"`
 		Settings      []settingJSON `json:"settings"`
 		Protections   []protection  `json:"protections"`
 	}{
 		true, strings.ReplaceAll(stateName(s.State), " ", "_"), s.Problem, s.Pid, s.Version, version,
 		s.StartedAt.Format(time.RFC3339), s.StartedAt.Unix(), s.Socket, s.Store,
 		filepath.Dir(s.ProfilesDir), s.ProfilesDir, s.SessionsDir, s.IdentityFile, s.Recipient,
-		s.TrustFile, mine.LogFile(), s.Profiles, s.Sessions, s.CachedTokens, s.Connections, nil, nil,
+		s.TrustFile, mine.LogFile(), s.Profiles, s.Sessions, s.CachedTokens, s.Connections,
+		listed(s.OrphanedSessions), listed(s.UnsavedSessions), s.QueuedRevocations, nil, nil,
 	}
 	for _, v := range s.Settings {
 		out.Settings = append(out.Settings, settingJSON{v.Name, v.Value, v.Source})
@@ -217,6 +221,15 @@ func statusText(s *api.GetStatusResponse, mine *settings.Settings) string {
 		row("public key", "%s", s.Recipient)
 	}
 	row("sessions", "%d in %s", s.Sessions, s.SessionsDir)
+	for _, name := range s.OrphanedSessions {
+		row("", "%s has no profile any more; to end it: tokenctl logout %s", name, name)
+	}
+	for _, name := range s.UnsavedSessions {
+		row("", "%s could not be written and is in memory only, which is tried again", name)
+	}
+	if s.QueuedRevocations > 0 {
+		row("revocations", "%s, which the server could not be told of yet", counted(s.QueuedRevocations, "token"))
+	}
 	row("trust file", "%s", s.TrustFile)
 	row("tokens", "%d cached", s.CachedTokens)
 	row("connections", "%d", s.Connections)

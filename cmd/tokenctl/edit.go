@@ -56,7 +56,7 @@ func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text [
 		}
 		if isTerminal(os.Stdin) && diagnose(err).Exit == exitConfig {
 			a.exit(err)
-			again, askErr := confirm("Edit again?")
+			again, askErr := confirm(ctx, "Edit again?")
 			if askErr == nil && again {
 				continue
 			}

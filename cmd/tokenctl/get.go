@@ -36,7 +36,8 @@ needed; 5 locked; 6 no such profile; 7 untrusted or denied; 8 the provider
 refuses for good; 75 not now, try again; 78 the profile or a setting is wrong;
 130 interrupted; 1 anything else.`,
 		Example: `  t=$(tokenctl get dev/network) && curl -H "Authorization: Bearer $t" URL
-  curl -H @<(tokenctl get -o header dev/network) URL     the token in no command line
+  curl -H @<(tokenctl get -o header dev/network) URL     the token in no command line; for
+                                                         one of DPoP see: tokenctl proof
   tokenctl get dev/network --scope "api.read" --min-valid 10m
   tokenctl get dev/network -o json | jq .expires_at
   eval "$(tokenctl get dev/network -o env)"              sets ACCESS_TOKEN`,

@@ -29,6 +29,12 @@ type command struct {
 // costs a `get` more than the call to the daemon does.
 var commands = []command{
 	{"get", getCommand},
+	{"proof", proofCommand},
+	{"inspect", inspectCommand},
+	{"login", loginCommand},
+	{"logout", logoutCommand},
+	{"revoke", revokeCommand},
+	{"register", registerCommand},
 	{"init", initCommand},
 	{"add", addCommand},
 	{"edit", editCommand},
@@ -37,6 +43,7 @@ var commands = []command{
 	{"rm", rmCommand},
 	{"mv", mvCommand},
 	{"trust", trustCommand},
+	{"import", importCommand},
 	{"status", statusCommand},
 	{"reload", reloadCommand},
 	{"daemon", daemonCommand},
@@ -60,6 +67,7 @@ func rootCommand(a *app, args []string) *cobra.Command {
 The daemon, tokend, is started by the first command that needs it.`,
 		Example: `  tokenctl init                                   make this machine's key, once
   tokenctl add dev/network < network.env          keep a client's credentials
+  tokenctl login https://mcp.example.com          log in to an API with a browser
   t=$(tokenctl get dev/network) &&
     curl -H "Authorization: Bearer $t" https://api.example.com/v1/resources`,
 		SilenceErrors: true,

@@ -48,7 +48,7 @@ being added.`,
 			if fromEnv {
 				vars := environmentVariables(os.Environ())
 				if len(vars) == 0 {
-					return &problem{Exit: exitUsage, Profile: name, Message: "the environment has none of OAUTH2_…, CLIENT_ID, CLIENT_SECRET, TLS_CA, API_URL"}
+					return &problem{Exit: exitUsage, Profile: name, Message: "the environment has none of a profile's variables, such as OAUTH2_ISSUER and CLIENT_ID"}
 				}
 				put.Variables = &api.Variables{Variables: vars}
 				return a.put(c.Context(), put)
@@ -77,6 +77,12 @@ OAUTH2_ISSUER=
 CLIENT_ID=
 CLIENT_SECRET=
 # OAUTH2_SCOPE=
+#
+# A person logs in, with "tokenctl login": OAUTH2_GRANT=authorization_code in a
+# browser, OAUTH2_GRANT=device_code with a code to type.
+# A refresh token from elsewhere: OAUTH2_GRANT=refresh_token, OAUTH2_REFRESH_TOKEN=
+# A key instead of a secret: PRIVATE_KEY_FILE=
+# A provider that is known: OAUTH2_PROVIDER=keycloak, entra, google, …
 `
 
 func editCommand(a *app) *cobra.Command {
@@ -145,6 +151,15 @@ func givenText(name, file string) (text []byte, given bool, err error) {
 	return text, true, err
 }
 
+// ours are a profile's variables whose names do not begin with OAUTH2_.
+var ours = []string{
+	"CLIENT_ID", "CLIENT_SECRET", "CLIENT_SECRET_EXPIRES_AT", "CLIENT_SECRET_NEXT",
+	"PRIVATE_KEY", "PRIVATE_KEY_ID", "PRIVATE_KEY_ALG",
+	"TLS_CLIENT_CERT", "TLS_CLIENT_KEY", "TLS_CA",
+	"GITHUB_APP_ID", "GITHUB_INSTALLATION",
+	"API_URL",
+}
+
 // environmentVariables picks what a profile can be made of.
 func environmentVariables(environ []string) []api.Variable {
 	var vars []api.Variable
@@ -152,7 +167,7 @@ func environmentVariables(environ []string) []api.Variable {
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
 		base := strings.TrimSuffix(strings.TrimSuffix(name, "_FILE"), "_COMMAND")
-		if strings.HasPrefix(name, "OAUTH2_") || slices.Contains([]string{"CLIENT_ID", "CLIENT_SECRET", "TLS_CA", "API_URL"}, base) {
+		if strings.HasPrefix(name, "OAUTH2_") || slices.Contains(ours, base) {
 			vars = append(vars, api.Variable{Name: name, Value: value})
 		}
 	}
@@ -381,8 +396,8 @@ func rmCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rm NAME...",
 		Short: "Delete profiles",
-		Long: `Delete profiles and what the daemon has learnt for them. On a terminal it asks
-first.`,
+		Long: `Delete profiles and what the daemon has learnt for them; their sessions end as
+"logout" ends them. On a terminal it asks first.`,
 		Example: `  tokenctl rm dev/network
   tokenctl rm --yes dev/old dev/older`,
 		Args: func(c *cobra.Command, args []string) error {
@@ -401,7 +416,7 @@ first.`,
 			}
 			for _, name := range args {
 				if !yes && isTerminal(os.Stdin) {
-					ok, err := confirm("Delete " + name + "?")
+					ok, err := confirm(c.Context(), "Delete "+name+"?")
 					if err != nil {
 						return err
 					}

@@ -46,7 +46,7 @@ whoever it lists can read what you write there.`,
 				if err := a.client.Call(c.Context(), api.MethodGetRecipients, &api.GetRecipientsRequest{Folder: folder}, resp); err != nil {
 					return err
 				}
-				return notTrusted(name, a.trustShown(name, printable(string(resp.Text)), resp.Trust, yes))
+				return notTrusted(name, trustShown(c.Context(), name, printable(string(resp.Text)), resp.Trust, yes))
 			}
 			return notTrusted(name, a.trustOne(c.Context(), name, yes))
 		},
@@ -95,11 +95,11 @@ func (a *app) trustOne(ctx context.Context, name string, yes bool) error {
 	if err := a.client.Call(ctx, api.MethodGetProfile, &api.GetProfileRequest{Name: name}, p); err != nil {
 		return err
 	}
-	return a.trustShown(name, asText(p), p.Trust, yes)
+	return trustShown(ctx, name, asText(p), p.Trust, yes)
 }
 
 // trustShown writes the line for exactly the text that was shown.
-func (a *app) trustShown(name, text string, t api.Trust, yes bool) error {
+func trustShown(ctx context.Context, name, text string, t api.Trust, yes bool) error {
 	if t.Trusted {
 		note("%s: trusted already", name)
 		return nil
@@ -109,7 +109,7 @@ func (a *app) trustShown(name, text string, t api.Trust, yes bool) error {
 		if !strings.HasSuffix(text, "\n") {
 			fmt.Fprintln(os.Stderr)
 		}
-		ok, err := confirm("Trust " + name + "?")
+		ok, err := confirm(ctx, "Trust "+name+"?")
 		if err != nil {
 			return err
 		}

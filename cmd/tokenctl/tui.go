@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"tokend/client"
@@ -142,6 +145,9 @@ func diagnoseCall(e *client.Error) problem {
 	switch e.Reason {
 	case api.ReasonLoginRequired:
 		p.Fix = "run: tokenctl login " + p.Profile
+		if p.Variable == "OAUTH2_REFRESH_TOKEN" {
+			p.Fix = "give it a new OAUTH2_REFRESH_TOKEN: tokenctl edit " + p.Profile
+		}
 	case api.ReasonLocked:
 		p.Fix = "run: tokenctl unlock"
 	case api.ReasonNotInitialized:
@@ -156,6 +162,10 @@ func diagnoseCall(e *client.Error) problem {
 		p.Fix = "run: tokenctl trust " + p.Profile
 		if folder := e.Metadata["folder"]; folder != "" {
 			p.Fix = "run: tokenctl trust " + folder
+		}
+	case api.ReasonDenied:
+		if p.Variable != "" {
+			p.Fix = "check " + p.Variable + ": tokenctl edit " + p.Profile
 		}
 	case api.ReasonClientRefused:
 		check := "CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH"
@@ -239,18 +249,99 @@ func sayJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// confirm asks a yes-or-no question on the terminal; no is the default.
-func confirm(question string) (bool, error) {
-	fmt.Fprintf(os.Stderr, "%s [y/N] ", oneLine(question))
-	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	if errors.Is(err, io.EOF) {
+// maxLine is the length of the longest line taken from standard input, in bytes.
+const maxLine = 32 << 10
+
+var stdin = sync.OnceValue(func() *bufio.Reader { return bufio.NewReaderSize(os.Stdin, maxLine) })
+
+// line is one of standard input, or why there is none.
+type line struct {
+	text string
+	err  error
+}
+
+// nextLine reads one line in the background, so that what waits for it can
+// wait for something else as well. Only one may be on its way.
+func nextLine() <-chan line {
+	c := make(chan line, 1)
+	go func() {
+		b, err := stdin().ReadSlice('\n')
+		if len(b) > 0 && errors.Is(err, io.EOF) {
+			err = nil
+		}
+		if errors.Is(err, bufio.ErrBufferFull) {
+			err = errors.New("a line of standard input is too long")
+		}
+		c <- line{strings.TrimRight(string(b), "\r\n"), err}
+	}()
+	return c
+}
+
+// ask puts a question on stderr and returns the line that answers it, or
+// io.EOF.
+func ask(ctx context.Context, question string) (string, error) {
+	fmt.Fprint(os.Stderr, oneLine(question)+" ")
+	answer, err := waitLine(ctx)
+	if err != nil {
 		fmt.Fprintln(os.Stderr)
 	}
-	answer := strings.ToLower(strings.TrimSpace(line))
-	return answer == "y" || answer == "yes", nil
+	return answer, err
+}
+
+// waitLine returns the next line of standard input, or io.EOF.
+func waitLine(ctx context.Context) (string, error) {
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case l := <-nextLine():
+		return l.text, l.err
+	}
+}
+
+// confirm asks a yes-or-no question on the terminal; no is the default.
+func confirm(ctx context.Context, question string) (bool, error) {
+	answer, err := ask(ctx, question+" [y/N]")
+	if errors.Is(err, io.EOF) {
+		return false, nil
+	}
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes", err
+}
+
+// askSecret is ask, on a terminal, without the answer being seen.
+func askSecret(ctx context.Context, question string) (string, error) {
+	restore, err := withoutMode(os.Stdin, unix.ECHO)
+	if err != nil {
+		return "", err
+	}
+	answer, err := ask(ctx, question)
+	restore()
+	if err == nil {
+		fmt.Fprintln(os.Stderr) // for the newline that was not echoed
+	}
+	return answer, err
+}
+
+// withoutMode takes local modes (termios(3)) from a terminal until restore is
+// called.
+func withoutMode(f *os.File, modes uint32) (restore func(), err error) {
+	before, err := unix.IoctlGetTermios(int(f.Fd()), getTermios)
+	if err != nil {
+		return nil, fmt.Errorf("reading the terminal's modes: %w", err)
+	}
+	now := *before
+	takeModes(&now, modes)
+	now.Cc[unix.VMIN], now.Cc[unix.VTIME] = 1, 0 // without ICANON: reading waits for a byte
+	if err := unix.IoctlSetTermios(int(f.Fd()), setTermios, &now); err != nil {
+		return nil, fmt.Errorf("setting the terminal's modes: %w", err)
+	}
+	return func() { _ = unix.IoctlSetTermios(int(f.Fd()), setTermios, before) }, nil
+}
+
+// interruptible is for commands that have something to end well when they are
+// interrupted: a call, or a terminal's modes.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM)
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

@@ -1,0 +1,571 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"tokend/internal/socket"
+	"tokend/profile"
+	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/proto/tokend/v1/tokendv1grpc"
+)
+
+const asTokenctl = "TOKENCTL_TEST_MAIN"
+
+// TestMain makes the test binary tokenctl where it is run as such.
+func TestMain(m *testing.M) {
+	if os.Getenv(asTokenctl) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+type (
+	loginStream    = grpc.BidiStreamingServer[tokendv1.LoginRequest, tokendv1.LoginResponse]
+	registerStream = grpc.BidiStreamingServer[tokendv1.RegisterRequest, tokendv1.RegisterResponse]
+)
+
+// script is a daemon that does what a test says.
+type script struct {
+	tokendv1grpc.UnimplementedProfileServiceServer
+	tokendv1grpc.UnimplementedTokenServiceServer
+	tokendv1grpc.UnimplementedDaemonServiceServer
+
+	login    func(loginStream) error
+	register func(registerStream) error
+	logout   func(*tokendv1.LogoutRequest) (*tokendv1.LogoutResponse, error)
+	put      func(*tokendv1.PutProfileRequest) (*tokendv1.PutProfileResponse, error)
+	get      func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error)
+	inspect  func(*tokendv1.IntrospectTokenRequest) (*tokendv1.IntrospectTokenResponse, error)
+	revoke   func(*tokendv1.RevokeTokensRequest) (*tokendv1.RevokeTokensResponse, error)
+	prove    func(*tokendv1.CreateDPoPProofRequest) (*tokendv1.CreateDPoPProofResponse, error)
+	status   *tokendv1.GetStatusResponse
+
+	dir string // of the socket, and of whatever else a test needs
+
+	// calls is held for the length of a call, and once before and after each run
+	// of tokenctl: what a test sets before a run, the calls see, and the other way
+	// round.
+	calls sync.Mutex
+}
+
+// call is begun with each call, and what it returns ends it.
+func (s *script) call() (end func()) {
+	s.calls.Lock()
+	return s.calls.Unlock
+}
+
+func (s *script) Login(stream loginStream) error {
+	defer s.call()()
+	return s.login(stream)
+}
+func (s *script) Register(stream registerStream) error {
+	defer s.call()()
+	return s.register(stream)
+}
+func (s *script) Logout(_ context.Context, r *tokendv1.LogoutRequest) (*tokendv1.LogoutResponse, error) {
+	defer s.call()()
+	return s.logout(r)
+}
+func (s *script) PutProfile(_ context.Context, r *tokendv1.PutProfileRequest) (*tokendv1.PutProfileResponse, error) {
+	defer s.call()()
+	return s.put(r)
+}
+func (s *script) GetToken(_ context.Context, r *tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) {
+	defer s.call()()
+	return s.get(r)
+}
+func (s *script) IntrospectToken(_ context.Context, r *tokendv1.IntrospectTokenRequest) (*tokendv1.IntrospectTokenResponse, error) {
+	defer s.call()()
+	return s.inspect(r)
+}
+func (s *script) RevokeTokens(_ context.Context, r *tokendv1.RevokeTokensRequest) (*tokendv1.RevokeTokensResponse, error) {
+	defer s.call()()
+	return s.revoke(r)
+}
+func (s *script) CreateDPoPProof(_ context.Context, r *tokendv1.CreateDPoPProofRequest) (*tokendv1.CreateDPoPProofResponse, error) {
+	defer s.call()()
+	return s.prove(r)
+}
+func (s *script) GetStatus(context.Context, *tokendv1.GetStatusRequest) (*tokendv1.GetStatusResponse, error) {
+	return s.status, nil
+}
+
+func (s *script) socket() string { return filepath.Join(s.dir, "run", "s") }
+
+// serve runs s for the test.
+func serve(t *testing.T, s *script) *script {
+	t.Helper()
+	var err error
+	if s.dir, err = os.MkdirTemp("", "tokenctl"); err != nil { // t.TempDir's are too long for a socket
+		t.Fatal(err)
+	}
+	l, err := socket.Listen(s.socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	tokendv1grpc.RegisterProfileServiceServer(g, s)
+	tokendv1grpc.RegisterTokenServiceServer(g, s)
+	tokendv1grpc.RegisterDaemonServiceServer(g, s)
+	served := make(chan error)
+	go func() { served <- g.Serve(l) }()
+	t.Cleanup(func() {
+		g.Stop()
+		if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+			t.Error(err)
+		}
+		os.RemoveAll(s.dir)
+	})
+	return s
+}
+
+// command is tokenctl with exactly this environment besides what it needs here.
+func (s *script) command(t *testing.T, env []string, args ...string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe, args...)
+	cmd.Args[0] = "tokenctl"
+	cmd.Env = append([]string{asTokenctl + "=1", "HOME=" + s.dir, "TOKEND_SOCKET=" + s.socket(), "PATH=/usr/bin:/bin", "TZ=UTC", "GORACE=atexit_sleep_ms=0"}, env...)
+	return cmd
+}
+
+type outcome struct {
+	Stdout, Stderr string
+	Exit           int
+}
+
+// run runs tokenctl without a terminal.
+func (s *script) run(t *testing.T, stdin string, args ...string) outcome {
+	t.Helper()
+	return s.runWith(t, nil, stdin, args...)
+}
+
+func (s *script) runWith(t *testing.T, env []string, stdin string, args ...string) outcome {
+	t.Helper()
+	cmd := s.command(t, env, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	s.call()()
+	defer func() { s.call()() }()
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// want compares all that came of a run.
+func want(t *testing.T, got, want outcome) {
+	t.Helper()
+	if got != want {
+		t.Errorf("exit status %d, stdout\n%s\nstderr\n%s\nwant %d,\n%s\n%s", got.Exit, got.Stdout, got.Stderr, want.Exit, want.Stdout, want.Stderr)
+	}
+}
+
+// refusal is an error as the daemon gives it: pairs are metadata.
+func refusal(reason, message string, pairs ...string) error {
+	metadata := make(map[string]string)
+	for pair := range slices.Chunk(pairs, 2) {
+		metadata[pair[0]] = pair[1]
+	}
+	s, err := status.New(codes.Unknown, message).WithDetails(&errdetails.ErrorInfo{Domain: "tokend", Reason: reason, Metadata: metadata})
+	if err != nil {
+		return err
+	}
+	return s.Err()
+}
+
+// trust is the answer's part for a text under name.
+func (s *script) trust(name string) *tokendv1.Trust {
+	return &tokendv1.Trust{Line: name + " hash", File: filepath.Join(s.dir, "trusted")}
+}
+
+func (s *script) trusted(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.dir, "trusted"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (s *script) write(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// later is 2033-05-18 03:33:20 UTC.
+func later() *timestamppb.Timestamp { return &timestamppb.Timestamp{Seconds: 2000000000} }
+
+func TestEnvironmentVariablesAreAllOfAProfile(t *testing.T) {
+	var environ, names []string
+	for _, v := range profile.Variables {
+		if strings.Contains(v.Name, "<") {
+			continue
+		}
+		environ = append(environ, v.Name+"=1", v.Name+"_FILE=1", v.Name+"_COMMAND=1")
+	}
+	for _, kv := range environ {
+		names = append(names, strings.TrimSuffix(kv, "=1"))
+	}
+	slices.Sort(names)
+	var got []string
+	for _, v := range environmentVariables(append(environ, "PATH=/bin", "TOKEND_DIR=/", "CLIENT=1", "MY_CLIENT_ID=1")) {
+		got = append(got, v.Name)
+	}
+	if !slices.Equal(got, names) {
+		t.Errorf("%v, want %v", got, names)
+	}
+}
+
+func TestStatusShowsSessions(t *testing.T) {
+	s := serve(t, &script{status: &tokendv1.GetStatusResponse{
+		State: tokendv1.GetStatusResponse_STATE_UNLOCKED, Version: "v1", ProfilesDir: "/d/profiles", Sessions: 3,
+		OrphanedSessions: []string{"old/one"}, UnsavedSessions: []string{"dev/network"}, QueuedRevocations: 2,
+	}})
+	got := s.run(t, "", "status")
+	for _, part := range []string{
+		"\n             old/one has no profile any more; to end it: tokenctl logout old/one\n",
+		"\n             dev/network could not be written and is in memory only, which is tried again\n",
+		"\nrevocations  2 tokens, which the server could not be told of yet\n",
+	} {
+		if !strings.Contains(got.Stdout, part) {
+			t.Errorf("no %q in\n%s", part, got.Stdout)
+		}
+	}
+	got = s.run(t, "", "status", "-o", "json")
+	for _, part := range []string{
+		"\"orphaned_sessions\": [\n    \"old/one\"\n  ]", "\"unsaved_sessions\": [\n    \"dev/network\"\n  ]", `"queued_revocations": 2`,
+	} {
+		if !strings.Contains(got.Stdout, part) {
+			t.Errorf("no %q in\n%s", part, got.Stdout)
+		}
+	}
+}
+
+func TestHints(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		exit int
+		says string
+	}{
+		{refusal("LOGIN_REQUIRED", "login required", "profile", "p"), 4, "p: login required; run: tokenctl login p"},
+		{refusal("LOGIN_REQUIRED", "login required", "profile", "p", "variable", "OAUTH2_REFRESH_TOKEN"), 4, "p: login required; give it a new OAUTH2_REFRESH_TOKEN: tokenctl edit p"},
+		{refusal("DENIED", "no", "profile", "p"), 7, "p: no"},
+		{refusal("DENIED", "no", "profile", "p", "variable", "API_URL"), 7, "p: no; check API_URL: tokenctl edit p"},
+	} {
+		s := serve(t, &script{get: func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) { return nil, test.err }})
+		want(t, s.run(t, "", "get", "p"), outcome{"", "tokenctl: " + test.says + "\n", test.exit})
+	}
+}
+
+func TestHeaderNamesTheTokensType(t *testing.T) {
+	s := serve(t, &script{get: func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) {
+		return &tokendv1.GetTokenResponse{AccessToken: "abc", TokenType: "DPoP"}, nil
+	}})
+	want(t, s.run(t, "", "get", "p", "-o", "header"), outcome{"Authorization: DPoP abc\n", "", 0})
+	want(t, s.run(t, "", "get", "p"), outcome{"abc\n", "", 0})
+}
+
+func TestProof(t *testing.T) {
+	var asked *tokendv1.CreateDPoPProofRequest
+	s := serve(t, &script{
+		get: func(r *tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) {
+			return &tokendv1.GetTokenResponse{AccessToken: "current-of-" + r.Profile, TokenType: "DPoP"}, nil
+		},
+		prove: func(r *tokendv1.CreateDPoPProofRequest) (*tokendv1.CreateDPoPProofResponse, error) {
+			asked = r
+			return &tokendv1.CreateDPoPProofResponse{Proof: "a.b.c"}, nil
+		},
+	})
+	const url = "https://api.example.com/x"
+	for _, test := range []struct {
+		stdin string
+		args  []string
+		token string
+		out   string
+	}{
+		{"", nil, "current-of-p", "a.b.c\n"},
+		{"", []string{"-o", "header"}, "current-of-p", "DPoP: a.b.c\n"},
+		{"given\n", []string{"--token-file", "-"}, "given", "a.b.c\n"},
+		{"", []string{"--token-file", s.write(t, "token", "filed\n")}, "filed", "a.b.c\n"},
+	} {
+		want(t, s.run(t, test.stdin, append([]string{"proof", "p", "GET", url, "--nonce", "n"}, test.args...)...), outcome{test.out, "", 0})
+		if got := fmt.Sprint(asked.Profile, asked.Method, asked.Url, asked.Nonce, asked.AccessToken); got != fmt.Sprint("p", "GET", url, "n", test.token) {
+			t.Errorf("asked for %s", got)
+		}
+	}
+	for _, stdin := range []string{"", "\n"} {
+		want(t, s.run(t, stdin, "proof", "p", "GET", url, "--token-file", "-"),
+			outcome{"", "tokenctl: standard input holds no token; see: tokenctl proof --help\n", 2})
+	}
+	s.prove = func(*tokendv1.CreateDPoPProofRequest) (*tokendv1.CreateDPoPProofResponse, error) {
+		return nil, refusal("DENIED", "it may not go to https://api.example.com", "profile", "p")
+	}
+	want(t, s.run(t, "", "proof", "p", "GET", url),
+		outcome{"", "tokenctl: p: it may not go to https://api.example.com; check API_URL: tokenctl edit p\n", 7})
+}
+
+func TestInspect(t *testing.T) {
+	var answer *tokendv1.IntrospectTokenResponse
+	var asked *tokendv1.IntrospectTokenRequest
+	s := serve(t, &script{inspect: func(r *tokendv1.IntrospectTokenRequest) (*tokendv1.IntrospectTokenResponse, error) {
+		asked = r
+		return answer, nil
+	}})
+	answer = &tokendv1.IntrospectTokenResponse{
+		Source: tokendv1.IntrospectTokenResponse_SOURCE_JWT, Active: true, TokenType: "Bearer", Fingerprint: "f00",
+		ExpiresAt: later(),
+		Claims:    `{"sub":"a\u001b[2Jb\nc","exp":2000000000,"aud":["x", "y"],"big":12345678901234567890,"\u001b":1}`,
+	}
+	want(t, s.run(t, "", "inspect", "p", "--scope", "a b", "--audience", "c", "--resource", "https://d"), outcome{`active       yes, by what stands in the token: NOT VERIFIED
+type         Bearer
+fingerprint  f00
+expires      2033-05-18 03:33 UTC
+
+\x1b  1
+aud   ["x", "y"]
+big   12345678901234567890
+exp   2000000000 (2033-05-18 03:33 UTC)
+sub   a\x1b[2Jb c
+`, "", 0})
+	if got := fmt.Sprintf("%q %s %s", asked.Scopes, asked.Audience, asked.Resource); got != `["a" "b"] c https://d` {
+		t.Error("asked for", got)
+	}
+	want(t, s.run(t, "", "inspect", "p", "-o", "json"), outcome{`{
+  "profile": "p",
+  "active": true,
+  "source": "jwt",
+  "claims": {
+    "sub": "a\u001b[2Jb\nc",
+    "exp": 2000000000,
+    "aud": [
+      "x",
+      "y"
+    ],
+    "big": 12345678901234567890,
+    "\u001b": 1
+  },
+  "token_type": "Bearer",
+  "expires_at": "2033-05-18T03:33:20Z",
+  "expires_at_unix": 2000000000,
+  "fingerprint": "f00"
+}
+`, "", 0})
+	answer = &tokendv1.IntrospectTokenResponse{Source: tokendv1.IntrospectTokenResponse_SOURCE_INTROSPECTION, TokenType: "Bearer", Fingerprint: "f00", Claims: `{"active":false}`}
+	want(t, s.run(t, "", "inspect", "p"), outcome{"active       no, says the authorization server\ntype         Bearer\nfingerprint  f00\n\nactive  false\n", "", 0})
+	answer = &tokendv1.IntrospectTokenResponse{Source: tokendv1.IntrospectTokenResponse_SOURCE_NONE, TokenType: "Bearer", Fingerprint: "f00"}
+	want(t, s.run(t, "", "inspect", "p"), outcome{"active       unknown: the authorization server is not to be asked, and the token is opaque\ntype         Bearer\nfingerprint  f00\n", "", 0})
+	want(t, s.run(t, "", "inspect", "p", "-o", "json"), outcome{`{
+  "profile": "p",
+  "active": null,
+  "source": "none",
+  "claims": {},
+  "token_type": "Bearer",
+  "fingerprint": "f00"
+}
+`, "", 0})
+	answer.Claims = "[]"
+	if got := s.run(t, "", "inspect", "p"); got.Exit != 1 || got.Stdout != "" {
+		t.Errorf("claims that are no object: %+v", got)
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	var asked *tokendv1.RevokeTokensRequest
+	var answer []*tokendv1.RevokeTokensResponse_Revocation
+	s := serve(t, &script{revoke: func(r *tokendv1.RevokeTokensRequest) (*tokendv1.RevokeTokensResponse, error) {
+		asked = r
+		return &tokendv1.RevokeTokensResponse{Revocations: answer}, nil
+	}})
+	answer = []*tokendv1.RevokeTokensResponse_Revocation{{Profile: "p", Revoked: 2}}
+	want(t, s.run(t, "", "revoke", "p"), outcome{"p: 2 tokens revoked\n", "", 0})
+	if asked.Profile != "p" || asked.All {
+		t.Error("asked for", asked)
+	}
+	answer[0].Problem = "the server has no revocation endpoint"
+	want(t, s.run(t, "", "revoke", "p"), outcome{"p: 2 tokens revoked\n",
+		"tokenctl: p: tokens live on until they expire: the server has no revocation endpoint\n", 1})
+	answer = []*tokendv1.RevokeTokensResponse_Revocation{{Profile: "a"}, {Profile: "b", Queued: 1}}
+	want(t, s.run(t, "", "revoke", "--all"), outcome{"a: no tokens to revoke\nb: 0 tokens revoked\n",
+		"tokenctl: b: warning: 1 token still to be revoked: the server could not be reached, which is tried again\n", 0})
+	if asked.Profile != "" || !asked.All {
+		t.Error("asked for", asked)
+	}
+	answer = []*tokendv1.RevokeTokensResponse_Revocation{{Profile: "a", Revoked: 1, Problem: "x"}, {Profile: "b", Problem: "y\x1b"}}
+	want(t, s.run(t, "", "revoke", "--all"), outcome{"a: 1 token revoked\nb: 0 tokens revoked\n",
+		"tokenctl: a: warning: x\ntokenctl: b: warning: y\\x1b\ntokenctl: tokens live on until they expire: a, b\n", 1})
+	want(t, s.run(t, "", "revoke"), outcome{"", "tokenctl: PROFILE or --all missing; see: tokenctl revoke --help\n", 2})
+	want(t, s.run(t, "", "revoke", "p", "--all"), outcome{"", "tokenctl: --all and a profile exclude each other; see: tokenctl revoke --help\n", 2})
+}
+
+func TestLogout(t *testing.T) {
+	s := serve(t, &script{logout: func(r *tokendv1.LogoutRequest) (*tokendv1.LogoutResponse, error) {
+		switch r.Profile {
+		case "p":
+			return &tokendv1.LogoutResponse{Revoked: 1, Queued: 1}, nil
+		case "q":
+			return &tokendv1.LogoutResponse{Problem: "there is no revocation endpoint"}, nil
+		}
+		return nil, refusal("PROFILE_NOT_FOUND", "no such profile", "profile", r.Profile, "suggestion", "p")
+	}})
+	want(t, s.run(t, "", "logout", "p"), outcome{"p: logged out, 1 token revoked\n",
+		"tokenctl: p: warning: 1 token still to be revoked: the server could not be reached, which is tried again\n", 0})
+	want(t, s.run(t, "", "logout", "q"), outcome{"q: logged out, 0 tokens revoked\n",
+		"tokenctl: q: tokens live on until they expire: there is no revocation endpoint\n", 1})
+	want(t, s.run(t, "", "logout", "x"), outcome{"", "tokenctl: x: no such profile; did you mean p?\n", 6})
+}
+
+func TestRegister(t *testing.T) {
+	var start *tokendv1.RegisterRequest_Start
+	var user *tokendv1.RegisterRequest_User
+	var fails error
+	s := &script{}
+	s.register = func(stream registerStream) error {
+		r, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		start = r.GetStart()
+		if fails != nil {
+			return fails
+		}
+		if err := stream.Send(&tokendv1.RegisterResponse{Event: &tokendv1.RegisterResponse_UserNeeded_{UserNeeded: &tokendv1.RegisterResponse_UserNeeded{
+			Url: "https://api.example.com/v1/clients", Profile: "p", TokenUrl: "https://api.example.com/v1/oauth/token",
+		}}}); err != nil {
+			return err
+		}
+		if r, err = stream.Recv(); err != nil {
+			return err
+		}
+		user = r.GetUser()
+		return stream.Send(&tokendv1.RegisterResponse{Event: &tokendv1.RegisterResponse_Done_{Done: &tokendv1.RegisterResponse_Done{
+			Profile: "p", ClientId: "ID", Trust: s.trust("p"),
+		}}})
+	}
+	serve(t, s)
+	want(t, s.run(t, "me@example.com\n pass word \n", "register", "https://api.example.com/v1/clients", "--as", "p", "--replace", "--token-url", "https://t"),
+		outcome{"p: registered as client ID\n", "", 0})
+	if start.Url != "https://api.example.com/v1/clients" || start.Name != "p" || !start.Replace || start.TokenUrl != "https://t" {
+		t.Error("started with", start)
+	}
+	if user.Name != "me@example.com" || user.Password != " pass word " {
+		t.Error("user and password are others")
+	}
+	if got := s.trusted(t); got != "p hash\n" {
+		t.Errorf("trusted %q", got)
+	}
+	want(t, s.run(t, "secret", "register", "https://x", "--user", "you"), outcome{"p: registered as client ID\n", "", 0})
+	if user.Name != "you" || user.Password != "secret" {
+		t.Error("user and password are others")
+	}
+	user = nil
+	for _, stdin := range []string{"", "me\n", "me\n\n", "\nsecret\n"} {
+		want(t, s.run(t, stdin, "register", "https://x"), outcome{"", "tokenctl: p: user name or password missing: nothing was sent\n", 2})
+	}
+	if user != nil {
+		t.Error("sent all the same")
+	}
+	fails = refusal("CLIENT_REFUSED", "refused", "profile", "p")
+	want(t, s.run(t, "", "register", "https://x"), outcome{"", "tokenctl: p: refused; check user name and password\n", 8})
+	fails = refusal("ALREADY_EXISTS", "a profile has that name", "profile", "p")
+	want(t, s.run(t, "", "register", "https://x"), outcome{"", "tokenctl: p: a profile has that name; add --replace, or choose another name: --as NAME\n", 1})
+}
+
+func TestImportGoogle(t *testing.T) {
+	puts := make(map[string]string)
+	s := &script{}
+	s.put = func(r *tokendv1.PutProfileRequest) (*tokendv1.PutProfileResponse, error) {
+		if _, ok := puts[r.Name]; ok {
+			return nil, refusal("ALREADY_EXISTS", "a profile has that name", "profile", r.Name)
+		}
+		var b strings.Builder
+		for _, v := range r.GetVariables().Variables {
+			fmt.Fprintf(&b, "%s=%q\n", v.Name, v.Value)
+		}
+		puts[r.Name] = b.String()
+		return &tokendv1.PutProfileResponse{Trust: s.trust(r.Name)}, nil
+	}
+	serve(t, s)
+	key := s.write(t, "key.json", `{"type": "service_account", "project_id": "pr", "private_key_id": "kid",
+		"private_key": "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n", "client_email": "build.bot@pr.iam.gserviceaccount.com",
+		"client_id": "123", "token_uri": "https://oauth2.googleapis.com/token"}`)
+	desktop := s.write(t, "desktop.json", `{"installed": {"client_id": "1.apps.googleusercontent.com", "project_id": "my:project", "client_secret": "s",
+		"token_uri": "https://oauth2.googleapis.com/token", "redirect_uris": ["http://localhost"]}}`)
+	elsewhere := s.write(t, "elsewhere.json", `{"type": "service_account", "private_key": "k", "client_email": "e@x", "token_uri": "https://token.example.com/"}`)
+
+	want(t, s.run(t, "", "import", "google", key, desktop, "--scope", "a", "--scope", "b c"), outcome{"build.bot\nmy-project\n", "", 0})
+	want(t, s.run(t, "", "import", "google", elsewhere, "--as", "dev/google"), outcome{"dev/google\n", "", 0})
+	for name, text := range map[string]string{
+		"build.bot": "OAUTH2_PROVIDER=\"google\"\nCLIENT_ID=\"build.bot@pr.iam.gserviceaccount.com\"\nPRIVATE_KEY_ID=\"kid\"\n" +
+			`PRIVATE_KEY="-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n"` + "\nOAUTH2_SCOPE=\"a b c\"\n",
+		"my-project": "OAUTH2_PROVIDER=\"google\"\nOAUTH2_GRANT=\"authorization_code\"\nCLIENT_ID=\"1.apps.googleusercontent.com\"\nCLIENT_SECRET=\"s\"\nOAUTH2_SCOPE=\"a b c\"\n",
+		"dev/google": "OAUTH2_PROVIDER=\"google\"\nCLIENT_ID=\"e@x\"\nPRIVATE_KEY=\"k\"\nOAUTH2_TOKEN_URL=\"https://token.example.com/\"\n",
+	} {
+		if puts[name] != text {
+			t.Errorf("%s is\n%s, want\n%s", name, puts[name], text)
+		}
+	}
+	if got := s.trusted(t); got != "build.bot hash\nmy-project hash\ndev/google hash\n" {
+		t.Errorf("trusted %q", got)
+	}
+	want(t, s.run(t, "", "import", "google", key), outcome{"", "tokenctl: build.bot: a profile has that name; choose another name: --as NAME\n", 1})
+
+	for content, says := range map[string]string{
+		"CLIENT_ID=x": "it is not JSON as Google's console gives it; nothing was written",
+		`{"type": "service_account", "private_key": 5}`: "it is not JSON as Google's console gives it; nothing was written",
+		"{}":                                "it is neither a service account's key nor a desktop application's client; nothing was written",
+		`{"type": "authorized_user"}`:       "it is a login of gcloud's, which stays gcloud's; use a desktop application's client and: tokenctl login NAME",
+		`{"type": "external_account"}`:      "it has no key, but refers to other credentials (external_account); make a profile with OAUTH2_GRANT=token_exchange: tokenctl add NAME",
+		`{"type": "service_account"}`:       "client_email or private_key is missing in it; nothing was written",
+		`{"web": {"client_id": "x"}}`:       "it is the client of a web application, which cannot log in from here; make one for a desktop application",
+		`{"installed": {}}`:                 "client_id is missing in it; nothing was written",
+		`{"installed": {"client_id": "x"}}`: "nothing in it makes a name for the profile; add --as NAME",
+		`{"type": "service_account", "x": "` + strings.Repeat("x", maxText) + `"}`: "it is not JSON as Google's console gives it; nothing was written",
+	} {
+		before := len(puts)
+		file := s.write(t, "wrong.json", content)
+		// The good one comes first, and is not written either.
+		fresh := s.write(t, "fresh.json", `{"type": "service_account", "private_key": "k", "client_email": "fresh@x"}`)
+		want(t, s.run(t, "", "import", "google", fresh, file), outcome{"", "tokenctl: " + file + ": " + says + "\n", 78})
+		if len(puts) != before {
+			t.Error("something was written")
+		}
+	}
+	want(t, s.run(t, "", "import", "google", key, desktop, "--as", "x"), outcome{"", "tokenctl: --as is for one file; see: tokenctl import google --help\n", 2})
+	want(t, s.run(t, "", "import", "aws"), outcome{"", "tokenctl: nothing is known of \"aws\" to import; see: tokenctl import --help\n", 2})
+}
+
+func TestNamesMadeOfOthers(t *testing.T) {
+	for from, want := range map[string]string{
+		"build-bot": "build-bot", "a:b c": "a-b-c", "--x": "x", "x.env": "x", "x.env.age": "x", "": "", "ä": "", "..": "",
+		strings.Repeat("a", 70): strings.Repeat("a", 64), strings.Repeat("a", 60) + ".env5": strings.Repeat("a", 60),
+	} {
+		if got := nameFrom(from); got != want {
+			t.Errorf("%q makes %q, want %q", from, got, want)
+		}
+	}
+}

@@ -1,0 +1,424 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"rsc.io/qr"
+
+	tokendv1 "tokend/proto/tokend/v1"
+)
+
+// terminal is a pseudo-terminal and what has been written to it.
+type terminal struct {
+	ours, theirs *os.File
+	out          strings.Builder
+}
+
+func newTerminal(t *testing.T, columns, rows uint16) *terminal {
+	t.Helper()
+	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	if err := unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { theirs.Close() })
+	if err := unix.IoctlSetWinsize(int(ours.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+		t.Fatal(err)
+	}
+	return &terminal{ours: ours, theirs: theirs}
+}
+
+// modes are the terminal's local modes.
+func (p *terminal) modes(t *testing.T) uint32 {
+	t.Helper()
+	m, err := unix.IoctlGetTermios(int(p.theirs.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Lflag
+}
+
+// start starts tokenctl on the terminal, which is its controlling one.
+func (p *terminal) start(t *testing.T, s *script, env []string, args ...string) *exec.Cmd {
+	t.Helper()
+	s.call()()
+	cmd := s.command(t, append([]string{"TERM=xterm-256color", "LANG=C.UTF-8"}, env...), args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.theirs, p.theirs, p.theirs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// until reads what is written to the terminal until part is there.
+func (p *terminal) until(t *testing.T, part string) {
+	t.Helper()
+	for !strings.Contains(p.out.String(), part) {
+		p.more(t)
+	}
+}
+
+func (p *terminal) more(t *testing.T) {
+	t.Helper()
+	b := make([]byte, 1024)
+	n, err := p.ours.Read(b)
+	p.out.Write(b[:n])
+	if err != nil {
+		t.Fatalf("%v after\n%s", err, p.out.String())
+	}
+}
+
+func (p *terminal) types(t *testing.T, text string) {
+	t.Helper()
+	if _, err := p.ours.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ends waits for tokenctl and returns all that stands on the terminal.
+func (p *terminal) ends(t *testing.T, s *script, cmd *exec.Cmd, exit int) string {
+	t.Helper()
+	said := p.rest()
+	_ = cmd.Wait()
+	s.call()()
+	if got := cmd.ProcessState.ExitCode(); got != exit {
+		t.Errorf("exit status %d, want %d; it said\n%s", got, exit, said)
+	}
+	return said
+}
+
+// rest reads until nobody has the terminal open.
+func (p *terminal) rest() string {
+	p.theirs.Close()
+	b := make([]byte, 1024)
+	for {
+		n, err := p.ours.Read(b)
+		p.out.Write(b[:n])
+		if err != nil { // EIO
+			return strings.ReplaceAll(p.out.String(), "\r\n", "\n")
+		}
+	}
+}
+
+func TestTrustIsAskedFor(t *testing.T) {
+	for _, test := range []struct {
+		answer   string
+		accepted bool
+		exit     int
+		says     string
+	}{
+		{"y\n", true, 0, "Trust this server? [y/N] y\n" + loggedInSaid},
+		{"n\n", false, 7, "Trust this server? [y/N] n\ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
+		{"\n", false, 7, "Trust this server? [y/N] \ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
+		{"\x04", false, 7, "Trust this server? [y/N] \ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
+	} {
+		s := &script{}
+		var said []*tokendv1.LoginRequest
+		end := loggedIn()
+		s.login = plays(&said, serverFound(), end)
+		serve(t, s)
+		end.GetDone().Trust = s.trust("p")
+		p := newTerminal(t, 80, 24)
+		cmd := p.start(t, s, nil, "login", "https://mcp.example.com/v1")
+		p.until(t, "[y/N] ")
+		p.types(t, test.answer)
+		if got := p.ends(t, s, cmd, test.exit); got != serverShown+test.says {
+			t.Errorf("%q: it said\n%s, want\n%s", test.answer, got, serverShown+test.says)
+		}
+		wantSaid(t, said, startedURL(&tokendv1.LoginRequest_Start{}), confirmed(test.accepted))
+		if got := s.trusted(t); (got == "p hash\n") != test.accepted {
+			t.Errorf("%q: trusted %q", test.answer, got)
+		}
+	}
+}
+
+// Secrets are typed unseen.
+func TestSecretsDoNotEcho(t *testing.T) {
+	var said []*tokendv1.LoginRequest
+	s := serve(t, &script{login: plays(&said, tokenNeeded(), loggedIn())})
+	p := newTerminal(t, 80, 24)
+	cmd := p.start(t, s, nil, "login", "p")
+	p.until(t, "token: ")
+	p.types(t, "hidden\n")
+	if got, want := p.ends(t, s, cmd, 0), "tokenctl: p: the server registers nobody without an initial access token; it is sent to https://auth.example.com/register\n"+
+		"Initial access token: \n"+loggedInSaid; got != want {
+		t.Errorf("it said\n%s, want\n%s", got, want)
+	}
+	wantSaid(t, said, startedProfile(0),
+		&tokendv1.LoginRequest{Message: &tokendv1.LoginRequest_InitialAccessToken_{InitialAccessToken: &tokendv1.LoginRequest_InitialAccessToken{Token: "hidden"}}})
+
+	var user *tokendv1.RegisterRequest_User
+	s.register = func(stream registerStream) error {
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+		if err := stream.Send(&tokendv1.RegisterResponse{Event: &tokendv1.RegisterResponse_UserNeeded_{UserNeeded: &tokendv1.RegisterResponse_UserNeeded{
+			Url: "https://api.example.com/v1/clients", Profile: "p", TokenUrl: "https://api.example.com/v1/oauth/token",
+		}}}); err != nil {
+			return err
+		}
+		r, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		user = r.GetUser()
+		return stream.Send(&tokendv1.RegisterResponse{Event: &tokendv1.RegisterResponse_Done_{Done: &tokendv1.RegisterResponse_Done{Profile: "p", ClientId: "ID", Trust: s.trust("p")}}})
+	}
+	p = newTerminal(t, 80, 24)
+	cmd = p.start(t, s, nil, "register", "https://api.example.com/v1/clients")
+	p.until(t, "[y/N] ")
+	p.types(t, "y\n")
+	p.until(t, "name: ")
+	p.types(t, "me\n")
+	p.until(t, "Password: ")
+	p.types(t, "hidden\n")
+	if got, want := p.ends(t, s, cmd, 0), `profile    p is written
+token URL  https://api.example.com/v1/oauth/token
+Send user name and password to https://api.example.com/v1/clients? [y/N] y
+User name: me
+Password: 
+p: registered as client ID
+`; got != want {
+		t.Errorf("it said\n%s, want\n%s", got, want)
+	}
+	if user.GetName() != "me" || user.GetPassword() != "hidden" {
+		t.Error("user and password are others")
+	}
+}
+
+// waits is a login that sends events and then waits until its caller goes,
+// which gone says.
+func waits(gone chan<- bool, events ...*tokendv1.LoginResponse) func(loginStream) error {
+	play := plays(new([]*tokendv1.LoginRequest), events...)
+	return func(stream loginStream) error {
+		err := play(stream)
+		<-stream.Context().Done()
+		gone <- true
+		return err
+	}
+}
+
+// Ctrl-C ends the login at the daemon too, leaves the terminal as it was, and
+// is not the browser's.
+func TestCtrlC(t *testing.T) {
+	gone := make(chan bool, 1)
+	s := serve(t, &script{})
+	up, down, answer := s.fifo(t, "up"), s.fifo(t, "down"), s.fifo(t, "answer")
+	browser := s.write(t, "browser", "#!/bin/sh\necho up > "+up+"\nread line < "+down+"\necho \"$line\" > "+answer+"\n")
+	for _, test := range []struct {
+		events []*tokendv1.LoginResponse
+		last   string
+		says   string
+	}{
+		{[]*tokendv1.LoginResponse{serverFound()}, "[y/N] ", serverShown + "Trust this server? [y/N] ^C\ntokenctl: interrupted\n"},
+		{[]*tokendv1.LoginResponse{tokenNeeded()}, "token: ",
+			"tokenctl: p: the server registers nobody without an initial access token; it is sent to https://auth.example.com/register\nInitial access token: \ntokenctl: interrupted\n"},
+		{[]*tokendv1.LoginResponse{openURL(authorizeURL)}, "press Enter.\r\n",
+			"tokenctl: p: a browser is being opened to log in, at this address:\n\n" + authorizeURL + "\n\n" +
+				"tokenctl: p: waiting. If the browser ends at a page that cannot be reached, paste its address here and press Enter.\n^Ctokenctl: interrupted\n"},
+		{[]*tokendv1.LoginResponse{showCode()}, "left ",
+			codeShown + "\rwaiting: 99:59 left ^C\r                    \rtokenctl: interrupted\n"},
+	} {
+		s.login = waits(gone, test.events...)
+		p := newTerminal(t, 10, 5) // too small for a QR code
+		before := p.modes(t)
+		cmd := p.start(t, s, []string{"BROWSER=" + browser}, "login", "p")
+		p.until(t, test.last)
+		opened := strings.Contains(test.last, "Enter")
+		if opened {
+			if _, err := os.ReadFile(up); err != nil { // the browser runs
+				t.Fatal(err)
+			}
+		}
+		p.types(t, "\x03")
+		<-gone
+		_ = cmd.Wait()
+		if got := cmd.ProcessState.ExitCode(); got != exitStopped {
+			t.Errorf("exit status %d", got)
+		}
+		if after := p.modes(t); after != before {
+			t.Errorf("the terminal's modes are %o, were %o", after, before)
+		}
+		if got := p.rest(); got != test.says {
+			t.Errorf("it said\n%q, want\n%q", got, test.says)
+		}
+		if opened {
+			if err := os.WriteFile(down, []byte("alive\n"), 0); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(answer); err != nil || string(got) != "alive\n" {
+				t.Error("the browser", err, string(got))
+			}
+		}
+	}
+}
+
+// A redirect URL with a long code in it can be pasted into a terminal, which
+// would cut it off, line by line, at 4095 bytes.
+func TestLongRedirectionIsPasted(t *testing.T) {
+	address := "http://127.0.0.1:1234/callback?state=y&code=" + strings.Repeat("x", 5000)
+	pasted := ""
+	s := serve(t, &script{login: func(stream loginStream) error {
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+		if err := stream.Send(openURL(authorizeURL)); err != nil {
+			return err
+		}
+		r, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		pasted = r.GetRedirection().GetUrl()
+		return stream.Send(loggedIn())
+	}})
+	p := newTerminal(t, 80, 24)
+	cmd := p.start(t, s, nil, "login", "--no-browser", "p")
+	p.until(t, "press Enter.\r\n")
+	p.types(t, "slip\x15"+address+"y\x7f\n")
+	p.ends(t, s, cmd, 0)
+	if pasted != address {
+		t.Errorf("pasted %d bytes, want %d", len(pasted), len(address))
+	}
+}
+
+var escape = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
+// The QR code on the terminal is that of the address with the code in it, black
+// on white, with its border.
+func TestQRCode(t *testing.T) {
+	code, err := qr.Encode("https://auth.example.com/device?user_code=WDJB-MJHT", qr.L)
+	if err != nil {
+		t.Fatal(err)
+	}
+	side := uint16(code.Size + 2*quiet)
+	rows := (side+1)/2 + besides
+	var said []*tokendv1.LoginRequest
+	s := serve(t, &script{login: plays(&said, showCode(), loggedIn())})
+	shown := func(columns, rows uint16, env ...string) string {
+		p := newTerminal(t, columns, rows)
+		return p.ends(t, s, p.start(t, s, env, "login", "p", "--device"), 0)
+	}
+
+	out := shown(side, rows)
+	_, out, ok := strings.Cut(out, "https://auth.example.com/device\n\n")
+	drawn, after, ok2 := strings.Cut(out, "\n\n")
+	if !ok || !ok2 {
+		t.Fatalf("no QR code in\n%s", out)
+	}
+	if want := "tokenctl: p: and type this code there:\n\n    WDJB-MJHT\n\n"; !strings.HasPrefix(after, want) {
+		t.Errorf("after the QR code\n%s", after)
+	}
+	lines := strings.Split(drawn, "\n")
+	black := func(x, y int) bool {
+		line := []rune(escape.ReplaceAllString(lines[(y+quiet)/2], ""))
+		return strings.ContainsRune([]string{"█▀", "█▄"}[(y+quiet)%2], line[x+quiet])
+	}
+	for y := -quiet; y < code.Size+quiet; y++ {
+		for x := -quiet; x < code.Size+quiet; x++ {
+			if black(x, y) != code.Black(x, y) {
+				t.Fatalf("the module at %d,%d is not as it should be in\n%s", x, y, drawn)
+			}
+		}
+	}
+	for _, line := range lines {
+		if width := len([]rune(escape.ReplaceAllString(line, ""))); !strings.HasPrefix(line, "\x1b[38;5;16;48;5;231m") || !strings.HasSuffix(line, "\x1b[0m") || width != int(side) {
+			t.Errorf("the line %q", line)
+		}
+	}
+
+	plain := codeShown + "\rwaiting: 99:59 left \r                    \r" + loggedInSaid
+	for what, got := range map[string]string{
+		"too narrow": shown(side-1, rows),
+		"too low":    shown(side, rows-1),
+		"NO_COLOR":   shown(side, rows, "NO_COLOR=1"),
+		"no UTF-8":   shown(side, rows, "LANG=en_US.ISO-8859-1"),
+		"LC_ALL=C":   shown(side, rows, "LC_ALL=C"),
+		"a dumb one": shown(side, rows, "TERM=dumb"),
+	} {
+		if got != plain {
+			t.Errorf("%s: it said\n%q, want\n%q", what, got, plain)
+		}
+	}
+}
+
+func TestCountdown(t *testing.T) {
+	gone := make(chan bool, 1)
+	code := showCode()
+	code.GetShowCode().ExpiresAt = timestamppb.New(time.Now().Add(5 * time.Minute))
+	s := serve(t, &script{login: waits(gone, code, notice("still there"))})
+	p := newTerminal(t, 10, 5)
+	cmd := p.start(t, s, nil, "login", "p", "--device")
+	form := regexp.MustCompile(`\rwaiting: 0[45]:[0-5][0-9] left `)
+	p.until(t, "still there")
+	for len(form.FindAllString(p.out.String(), -1)) < 3 { // before the notice, after it, and a second later
+		p.more(t)
+	}
+	p.types(t, "\x03")
+	<-gone
+	said := p.ends(t, s, cmd, exitStopped)
+	all := form.FindAllString(said, -1)
+	if all[1] == all[2] {
+		t.Errorf("%q twice", all[1])
+	}
+	blank := "\r" + strings.Repeat(" ", len(all[0])-1) + "\r"
+	if want := codeShown + "C" + blank + "tokenctl: p: still there\n" + strings.Repeat("C", len(all)-1) + "^C" + blank + "tokenctl: interrupted\n"; form.ReplaceAllString(said, "C") != want {
+		t.Errorf("it said\n%q, want\n%q", said, want)
+	}
+}
+
+func TestRevokeAllIsAskedFor(t *testing.T) {
+	asked := 0
+	s := serve(t, &script{revoke: func(*tokendv1.RevokeTokensRequest) (*tokendv1.RevokeTokensResponse, error) {
+		asked++
+		return &tokendv1.RevokeTokensResponse{}, nil
+	}})
+	p := newTerminal(t, 80, 24)
+	cmd := p.start(t, s, nil, "revoke", "--all")
+	p.until(t, "[y/N] ")
+	p.types(t, "n\n")
+	if got := p.ends(t, s, cmd, 1); got != "Revoke the tokens of all profiles? [y/N] n\ntokenctl: kept\n" || asked != 0 {
+		t.Errorf("it said\n%s", got)
+	}
+	p = newTerminal(t, 80, 24)
+	if got := p.ends(t, s, p.start(t, s, nil, "revoke", "--all", "--yes"), 0); got != "" || asked != 1 {
+		t.Errorf("it said\n%s", got)
+	}
+}
+
+func TestDisplayChoosesBrowser(t *testing.T) {
+	for _, name := range []string{"BROWSER", "DISPLAY", "WAYLAND_DISPLAY"} {
+		t.Setenv(name, "")
+	}
+	if got := browsers("https://x"); got != nil {
+		t.Errorf("without a display %q", got)
+	}
+	for _, name := range []string{"DISPLAY", "WAYLAND_DISPLAY"} {
+		t.Setenv(name, ":0")
+		if got := fmt.Sprint(browsers("https://x")); got != "[[xdg-open https://x]]" {
+			t.Errorf("with %s %s", name, got)
+		}
+		t.Setenv(name, "")
+	}
+}

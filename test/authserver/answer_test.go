@@ -36,10 +36,27 @@ func TestScriptOrder(t *testing.T) {
 	if diff := cmp.Diff([]int{501, 502, 503, 504, 504, 505, 200, 401}, got); diff != "" {
 		t.Error(diff)
 	}
-	// Only the token endpoint follows the script.
-	s.AnyClient().Then(Answer{Status: 503})
-	if r := do(t, get(t, s.Issuer+"/jwks", "")); r.status != 200 {
+	// An answer is for the token endpoint, or for the one that it names.
+	s.AnyClient().Then(Answer{Status: 503}, Answer{Endpoint: "jwks", Status: 504})
+	s.AnyClient().Always(Answer{Endpoint: "jwks", Drop: []string{"keys"}})
+	if r := do(t, get(t, s.Issuer+"/jwks", "")); r.status != 504 {
 		t.Errorf("jwks: %d", r.status)
+	}
+	if r := do(t, get(t, s.Issuer+"/jwks", "")); r.status != 200 || r.body != "{}" {
+		t.Errorf("jwks: %d %s", r.status, r.body)
+	}
+	if got := status("dev"); got != 503 {
+		t.Errorf("token: %d", got)
+	}
+	for _, endpoint := range []string{"metadata", "resource_metadata", "introspect", "device", "resource"} {
+		s.AnyClient().Then(Answer{Endpoint: endpoint, Status: 510})
+	}
+	for _, path := range []string{
+		"/.well-known/openid-configuration", "/.well-known/oauth-protected-resource", "/introspect", "/device", "/resource",
+	} {
+		if r := do(t, get(t, s.Issuer+path, "")); r.status != 510 {
+			t.Errorf("%s: %d", path, r.status)
+		}
 	}
 }
 
@@ -146,13 +163,13 @@ func TestSameToken(t *testing.T) {
 	if fresh := accessToken(t, tokenRequest(t, s)); fresh == first {
 		t.Error("got the same token unasked")
 	}
-	old := s.issue(dev, "dev", "", []string{s.ResourceURL}, time.Now().Add(-30*time.Minute))
+	old := issueAt(s, "", time.Now().Add(-30*time.Minute))
 	s.Client("dev").Then(Answer{SameToken: true})
 	got := do(t, tokenRequest(t, s)).json(t)
 	if in := got["expires_in"].(float64); got["access_token"] != old.token || in < 1790 || in > 1801 {
 		t.Errorf("half of its life later: %v", got)
 	}
-	dead := s.issue(dev, "dev", "", []string{s.ResourceURL}, time.Now().Add(-2*time.Hour))
+	dead := issueAt(s, "", time.Now().Add(-2*time.Hour))
 	s.Client("dev").Then(Answer{SameToken: true})
 	if fresh := accessToken(t, tokenRequest(t, s)); fresh == dead.token {
 		t.Error("got an expired token")
@@ -342,6 +359,7 @@ func TestTrickle(t *testing.T) {
 }
 
 func TestAnswerRefusals(t *testing.T) {
+	s := Start(t, Config{})
 	for _, a := range []Answer{
 		{Fault: "earthquake"},
 		{Status: 99},
@@ -354,6 +372,12 @@ func TestAnswerRefusals(t *testing.T) {
 		{Fault: ResetInBody, Pad: 1},
 		{Delay: -1},
 		{Set: map[string]any{"expires_in": json.Number("many")}},
+		{Endpoint: "nowhere"},
+		{Status: 400, Error: "invalid_grant"},
+		{Error: "invalid_grant", Set: map[string]any{"scope": "x"}},
+		{Twice: []string{"code"}},
+		{Endpoint: "authorize", Set: map[string]any{"code": 1}},
+		{Endpoint: "authorize", Set: map[string]any{"code": []any{"a", 1}}},
 	} {
 		for name, add := range map[string]func(*Script){
 			"Then":   func(c *Script) { c.Then(a) },
@@ -365,7 +389,7 @@ func TestAnswerRefusals(t *testing.T) {
 						t.Errorf("%s(%+v): no panic", name, a)
 					}
 				}()
-				add(new(Server).Client("dev"))
+				add(s.Client("dev"))
 			}()
 		}
 	}

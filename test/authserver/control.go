@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 )
 
 // control is what can be posted to /_control.
@@ -17,18 +18,18 @@ type control struct {
 	Then []Answer `json:"then"`
 	// Always, if there, becomes the standing answer.
 	Always *Answer `json:"always"`
-	// Release lets go what hangs, after the script was changed.
+	// Approve and Deny are a user code, or "*", for ApproveDevice and
+	// DenyDevice.
+	Approve string `json:"approve"`
+	Deny    string `json:"deny"`
+	// RotateNonce makes new nonces for DPoP proofs.
+	RotateNonce bool `json:"rotate_nonce"`
+	// Release lets go what hangs, after everything else.
 	Release bool `json:"release"`
 }
 
-// serveControl lets other processes on this machine do what tests in Go do by
-// methods:
-//
-//	POST   /_control                     a control
-//	GET    /_log                         Requests, without secrets
-//	DELETE /_log                         Forget
-//	GET    /_count                       {path: {client: count}}
-//	GET    /_count?path=PATH[&client=ID] a number
+// serveControl serves what the package's comment says about the paths that
+// begin with /_.
 func (s *Server) serveControl(w http.ResponseWriter, r *http.Request) {
 	if host, _, _ := net.SplitHostPort(r.RemoteAddr); !net.ParseIP(host).IsLoopback() {
 		http.Error(w, "for this machine only", http.StatusForbidden)
@@ -47,7 +48,7 @@ func (s *Server) serveControl(w http.ResponseWriter, r *http.Request) {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	case "GET /_log":
-		writeJSON(w, http.StatusOK, s.Requests())
+		writeJSON(w, s.Requests())
 	case "DELETE /_log":
 		s.Forget()
 		w.WriteHeader(http.StatusNoContent)
@@ -66,8 +67,17 @@ func (s *Server) serveControl(w http.ResponseWriter, r *http.Request) {
 				}
 				counts[r.Path][r.Client]++
 			}
-			writeJSON(w, http.StatusOK, counts)
+			writeJSON(w, counts)
 		}
+	case "GET /_ledger":
+		s.serveLedger(w, r.URL.Query())
+	case "POST /_certificate":
+		cert, key, err := s.ClientCertificate(r.URL.Query().Get("cn"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		writeJSON(w, map[string]string{"certificate": string(cert), "key": string(key)})
 	default:
 		http.Error(w, "no such control", http.StatusMethodNotAllowed)
 	}
@@ -88,8 +98,39 @@ func (s *Server) control(body []byte) error {
 	if c.Always != nil {
 		script.Always(*c.Always)
 	}
+	if c.Approve != "" {
+		if err := s.ApproveDevice(c.Approve); err != nil {
+			return err
+		}
+	}
+	if c.Deny != "" {
+		if err := s.DenyDevice(c.Deny); err != nil {
+			return err
+		}
+	}
+	if c.RotateNonce {
+		s.RotateNonce()
+	}
 	if c.Release {
 		s.Release()
 	}
 	return nil
+}
+
+func (s *Server) serveLedger(w http.ResponseWriter, q url.Values) {
+	l := s.Ledger(q.Get("client"))
+	switch count := q.Get("count"); count {
+	case "":
+		writeJSON(w, l)
+	case "issued":
+		fmt.Fprintln(w, l.Issued)
+	case "spent":
+		fmt.Fprintln(w, l.Spent)
+	case "spent_twice":
+		fmt.Fprintln(w, l.SpentTwice)
+	case "valid":
+		fmt.Fprintln(w, l.Valid)
+	default:
+		http.Error(w, "no such count", http.StatusBadRequest)
+	}
 }

@@ -78,7 +78,7 @@ func TestControlRefusals(t *testing.T) {
 			t.Errorf("%s: %d", body, r.status)
 		}
 	}
-	for _, path := range []string{"/_control", "/_log", "/_count"} {
+	for _, path := range []string{"/_control", "/_log", "/_count", "/_ledger", "/_certificate", "/_nothing"} {
 		req := post(t, s.URL+path, "", "{}")
 		req.Method = "PUT"
 		if r := do(t, req); r.status != 405 {

@@ -17,7 +17,8 @@ import (
 
 var b64 = base64.RawURLEncoding
 
-// signingKey signs JWT access tokens (RFC 9068) and verifies its own.
+// signingKey signs JWT access tokens (RFC 9068), verifies its own, and signs ID
+// tokens.
 type signingKey struct {
 	alg     string
 	id      string
@@ -62,18 +63,21 @@ func (k signingKey) jwk() map[string]string {
 	return m
 }
 
+// accessTokenHeader is the typ of RFC 9068 2.1.
+const accessTokenHeader = "at+jwt"
+
 type jwtHeader struct {
 	Alg  string `json:"alg"`
 	Type string `json:"typ"`
 	Key  string `json:"kid"`
 }
 
-func (k signingKey) sign(c claims) string {
-	header, err := json.Marshal(jwtHeader{k.alg, "at+jwt", k.id})
+func (k signingKey) sign(typ string, claims any) string {
+	header, err := json.Marshal(jwtHeader{k.alg, typ, k.id})
 	if err != nil {
 		panic(err)
 	}
-	body, err := json.Marshal(c)
+	body, err := json.Marshal(claims)
 	if err != nil {
 		panic(err)
 	}
@@ -102,7 +106,7 @@ func (k signingKey) verify(token string) (claims, error) {
 		return claims{}, err
 	}
 	// The algorithm is the key's, whatever the token says (RFC 8725 3.1).
-	if header != (jwtHeader{k.alg, "at+jwt", k.id}) {
+	if header != (jwtHeader{k.alg, accessTokenHeader, k.id}) {
 		return claims{}, errors.New("not signed as this server signs")
 	}
 	signature, err := b64.Strict().DecodeString(parts[2])

@@ -32,8 +32,9 @@ type Request struct {
 
 // open are the parameters whose values are no secrets.
 var open = map[string]bool{
-	"audience": true, "client_id": true, "grant_type": true,
-	"resource": true, "scope": true, "token_type_hint": true,
+	"actor_token_type": true, "audience": true, "client_assertion_type": true, "client_id": true,
+	"code_challenge_method": true, "grant_type": true, "redirect_uri": true, "requested_token_type": true,
+	"resource": true, "response_type": true, "scope": true, "subject_token_type": true, "token_type_hint": true,
 }
 
 // MarshalJSON replaces values that are or may be secret by
@@ -157,6 +158,9 @@ func (s *Server) record(w http.ResponseWriter, r *http.Request) *exchange {
 	x.formErr = r.ParseForm()
 	got, _ := s.credentials(r)
 	x.client = got.id
+	if r.URL.Path == s.cfg.Path+"/authorize" && x.client == "" {
+		x.client = r.URL.Query().Get("client_id")
+	}
 	header := r.Header.Clone()
 	header.Set("Host", r.Host)
 	x.request = &Request{
@@ -167,7 +171,7 @@ func (s *Server) record(w http.ResponseWriter, r *http.Request) *exchange {
 		Query:  r.URL.Query(),
 		Header: header,
 		Form:   r.PostForm,
-		Client: got.id,
+		Client: x.client,
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -31,7 +31,8 @@ func TestResource(t *testing.T) {
 		}
 
 		r = do(t, get(t, s.ResourceURL+"?scope=write", "Bearer "+token))
-		challenge := `Bearer error="insufficient_scope", error_description="the token lacks a scope", scope="write"`
+		metadata := `resource_metadata="` + s.URL + `/.well-known/oauth-protected-resource/resource"`
+		challenge := `Bearer error="insufficient_scope", error_description="the token lacks a scope", scope="write", ` + metadata
 		if got := r.header.Get("WWW-Authenticate"); r.status != 403 || got != challenge {
 			t.Errorf("%d %s", r.status, got)
 		}
@@ -53,12 +54,12 @@ func TestResource(t *testing.T) {
 			"":    "not a token of this server",
 		} {
 			r := do(t, get(t, s.ResourceURL, "Bearer "+token))
-			want := `Bearer error="invalid_token", error_description="` + description + `"`
+			want := `Bearer error="invalid_token", error_description="` + description + `", ` + metadata
 			if got := r.header.Get("WWW-Authenticate"); r.status != 401 || got != want {
 				t.Errorf("%q: %d %s", token, r.status, got)
 			}
 		}
-		if r := do(t, get(t, s.ResourceURL, "")); r.status != 401 || r.header.Get("WWW-Authenticate") != "Bearer" {
+		if r := do(t, get(t, s.ResourceURL, "")); r.status != 401 || r.header.Get("WWW-Authenticate") != "Bearer "+metadata {
 			t.Errorf("no token: %d %q", r.status, r.header.Get("WWW-Authenticate"))
 		}
 		if r := do(t, get(t, s.ResourceURL, basic("dev", secret))); r.status != 400 {
@@ -77,7 +78,7 @@ func TestResourceRefusesForgeries(t *testing.T) {
 			}
 			foreign.id = s.key.id
 			now := time.Now()
-			good := s.issue(dev, "dev", "read", []string{s.ResourceURL}, now).claims
+			good := issueAt(s, "read", now).claims
 			change := func(f func(*claims)) claims {
 				c := good
 				f(&c)
@@ -90,17 +91,17 @@ func TestResourceRefusesForgeries(t *testing.T) {
 				}
 				return b64.EncodeToString(data)
 			}
-			signed := strings.Split(s.key.sign(good), ".")
+			signed := strings.Split(s.key.sign(accessTokenHeader, good), ".")
 			tampered := part(change(func(c *claims) { c.Scope = "admin" }))
 
 			if r := do(t, get(t, s.ResourceURL, "Bearer "+strings.Join(signed, "."))); r.status != 200 {
 				t.Fatalf("the genuine token: %d %s", r.status, r.body)
 			}
 			for name, tt := range map[string]struct{ token, why string }{
-				"expired":          {s.key.sign(change(func(c *claims) { c.Expires = now.Unix() })), "expired"},
-				"another issuer":   {s.key.sign(change(func(c *claims) { c.Issuer = "https://else" })), `issued by "https://else"`},
-				"another audience": {s.key.sign(change(func(c *claims) { c.Audience = []string{s.Issuer} })), "for another audience"},
-				"foreign key":      {foreign.sign(good), "wrong signature"},
+				"expired":          {s.key.sign(accessTokenHeader, change(func(c *claims) { c.Expires = now.Unix() })), "expired"},
+				"another issuer":   {s.key.sign(accessTokenHeader, change(func(c *claims) { c.Issuer = "https://else" })), `issued by "https://else"`},
+				"another audience": {s.key.sign(accessTokenHeader, change(func(c *claims) { c.Audience = []string{s.Issuer} })), "for another audience"},
+				"foreign key":      {foreign.sign(accessTokenHeader, good), "wrong signature"},
 				"tampered":         {signed[0] + "." + tampered + "." + signed[2], "wrong signature"},
 				"no signature":     {signed[0] + "." + signed[1] + ".", "wrong signature"},
 				"two parts":        {signed[0] + "." + signed[1], "not a token of this server"},
@@ -109,7 +110,8 @@ func TestResourceRefusesForgeries(t *testing.T) {
 				"an ID token":      {part(jwtHeader{alg, "JWT", s.key.id}) + "." + signed[1] + "." + signed[2], "not signed as this server signs"},
 			} {
 				r := do(t, get(t, s.ResourceURL, "Bearer "+tt.token))
-				want := fmt.Sprintf(`Bearer error="invalid_token", error_description=%q`, tt.why)
+				want := fmt.Sprintf(`Bearer error="invalid_token", error_description=%q, resource_metadata=%q`, tt.why,
+					s.URL+"/.well-known/oauth-protected-resource/resource")
 				if got := r.header.Get("WWW-Authenticate"); r.status != 401 || got != want {
 					t.Errorf("%s: %d %s, want %s", name, r.status, got, want)
 				}

@@ -20,6 +20,41 @@ func (f *failure) response() response {
 	return r
 }
 
+// refuseForm returns the response to what is no proper form, and nil to what
+// is one.
+func refuseForm(x *exchange, r *http.Request) *response {
+	if r.Method != http.MethodPost {
+		resp := notAllowed("POST")
+		return &resp
+	}
+	if x.formErr != nil {
+		f := &failure{code: "invalid_request", description: x.formErr.Error()}
+		resp := f.response()
+		return &resp
+	}
+	if hasDuplicate(r.PostForm) {
+		f := &failure{code: "invalid_request", description: "a parameter is there twice"}
+		resp := f.response()
+		return &resp
+	}
+	return nil
+}
+
+// hasDuplicate reports what RFC 6749 3.1 and 3.2 forbid; RFC 8707 2 and
+// RFC 8693 2.1 except two parameters.
+func hasDuplicate(form map[string][]string) bool {
+	for name, values := range form {
+		if len(values) > 1 && name != "resource" && name != "audience" {
+			return true
+		}
+	}
+	return false
+}
+
+func notAllowed(allow string) response {
+	return response{http.StatusMethodNotAllowed, http.Header{"Allow": {allow}}, nil}
+}
+
 // A response is what is about to be sent.
 type response struct {
 	status int
@@ -30,7 +65,7 @@ type response struct {
 func jsonResponse(status int, v any) response {
 	body, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // Answer.check has tried what comes from outside
+		panic(err) // Answer.check and Config.check have tried what comes from outside
 	}
 	return response{status, http.Header{
 		"Content-Type":  {"application/json"},
@@ -39,10 +74,11 @@ func jsonResponse(status int, v any) response {
 	}, body}
 }
 
-func (r response) write(w http.ResponseWriter) {
-	copyHeader(w.Header(), r.header)
-	w.WriteHeader(r.status)
-	w.Write(r.body)
+func htmlResponse(status int, text string) response {
+	return response{status, http.Header{
+		"Content-Type":  {"text/html; charset=utf-8"},
+		"Cache-Control": {"no-store"},
+	}, []byte("<!doctype html><title>authserver</title><p>" + text + "</p>\n")}
 }
 
 func copyHeader(to, from http.Header) {
@@ -51,6 +87,9 @@ func copyHeader(to, from http.Header) {
 	}
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	jsonResponse(status, v).write(w)
+func writeJSON(w http.ResponseWriter, v any) {
+	r := jsonResponse(http.StatusOK, v)
+	copyHeader(w.Header(), r.header)
+	w.WriteHeader(r.status)
+	w.Write(r.body)
 }

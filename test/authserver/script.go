@@ -1,15 +1,18 @@
 package authserver
 
-// A Script is what token requests of one client, or of any, are answered. A
-// request takes the first that there is of: the next answer of its client's
-// list, the next of the list for any client, its client's standing answer,
-// the standing answer for any client. A client is who the request says it is,
-// rightly or not.
+import "slices"
+
+// A Script is what requests of one client, or of any, are answered. A
+// request takes the first that there is for its endpoint of: the next answer
+// of its client's list, the next of the list for any client, its client's
+// standing answer, the standing answer for any client. A client is who the
+// request says it is, rightly or not; requests to the resource, for metadata,
+// keys and registration are nobody's.
 type Script struct {
 	server *Server
 	// server.mu guards the fields that follow.
 	list     []Answer
-	standing *Answer
+	standing map[string]Answer // by endpoint
 }
 
 // Client returns the script of a client, which need not be registered.
@@ -41,18 +44,22 @@ func (c *Script) Then(answers ...Answer) {
 	c.list = append(c.list, answers...)
 }
 
-// Always sets the standing answer, which answers every request that comes
-// when the lists are empty. It panics if the answer makes no sense.
+// Always sets the standing answer of an endpoint, which answers every request
+// that comes when the lists have none for it. It panics if the answer makes no
+// sense.
 func (c *Script) Always(a Answer) {
 	if err := a.check(); err != nil {
 		panic("authserver: " + err.Error())
 	}
 	c.server.mu.Lock()
 	defer c.server.mu.Unlock()
-	c.standing = &a
+	if c.standing == nil {
+		c.standing = make(map[string]Answer)
+	}
+	c.standing[a.endpoint()] = a
 }
 
-func (s *Server) nextAnswer(client string) Answer {
+func (s *Server) nextAnswer(endpoint, client string) Answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	own := s.scripts[client]
@@ -60,15 +67,16 @@ func (s *Server) nextAnswer(client string) Answer {
 		own = &Script{}
 	}
 	for _, c := range []*Script{own, &s.any} {
-		if len(c.list) > 0 {
-			a := c.list[0]
-			c.list = c.list[1:]
+		i := slices.IndexFunc(c.list, func(a Answer) bool { return a.endpoint() == endpoint })
+		if i >= 0 {
+			a := c.list[i]
+			c.list = slices.Delete(c.list, i, i+1)
 			return a
 		}
 	}
 	for _, c := range []*Script{own, &s.any} {
-		if c.standing != nil {
-			return *c.standing
+		if a, ok := c.standing[endpoint]; ok {
+			return a
 		}
 	}
 	return Answer{}

@@ -11,6 +11,44 @@ import (
 	"time"
 )
 
+// answer answers a request: what the script says, else the truth.
+func (s *Server) answer(x *exchange, r *http.Request, endpoint string, truth truth) {
+	a := s.nextAnswer(endpoint, x.client)
+	var resp response
+	if a.Late {
+		resp = truth(x, r, a)
+	}
+	s.wait(x, r, a)
+	if a.Fault == ResetBefore {
+		reset(x.hijack())
+		return
+	}
+	switch {
+	case a.EchoSecret:
+		got, _ := s.credentials(r)
+		f := &failure{
+			code:        "invalid_client",
+			description: "secret " + got.secret + " is wrong, Authorization was " + r.Header.Get("Authorization"),
+			challenge:   got.auth != AuthPost,
+		}
+		resp = f.response()
+	case a.Status != 0:
+		resp = a.literal()
+	case a.Error != "" && endpoint == "resource":
+		resp = s.challenge("Bearer", challengeStatus(a.Error), a.Error, "as scripted", "")
+	case a.Error != "" && endpoint != "authorize":
+		f := &failure{code: a.Error, description: "as scripted"}
+		resp = f.response()
+	case !a.Late:
+		resp = truth(x, r, a)
+	}
+	resp = a.change(resp)
+	if nonce := s.nonceOf(endpoint); nonce != "" {
+		resp.header.Set("DPoP-Nonce", nonce)
+	}
+	s.send(x, r, a, resp)
+}
+
 // wait does what comes before a response. Like sleep, it ends the handler and
 // the connection if there is nobody left to answer.
 func (s *Server) wait(x *exchange, r *http.Request, a Answer) {

@@ -1,14 +1,46 @@
 // Package authserver is a scripted OAuth 2.0 authorization server, and a
 // resource that it protects, for tests. Left alone it is a correct server: it
-// checks client authentication, signs the tokens it issues, and the resource
-// verifies them. Scripted with [Answer], it misbehaves in every way that a
-// client has to survive.
+// checks all that a request brings, signs the tokens it issues, and the
+// resource verifies them. Scripted with [Answer], it misbehaves in every way
+// that a client has to survive.
 //
 // It listens on loopback, keeps everything in memory, and is no model for a
-// server that protects anything.
+// server that protects anything. Its one user is [Subject], who consents to
+// every authorization request at once, and to a device when a test says so.
+//
+// Below the issuer it has:
+//
+//	/token                 client_credentials, authorization_code, refresh_token,
+//	                       device_code, token-exchange and jwt-bearer
+//	/authorize             RFC 6749 4.1 with PKCE (S256) and RFC 9207
+//	/par                   RFC 9126
+//	/device_authorization  RFC 8628; /device is its page, which does nothing
+//	/introspect            RFC 7662
+//	/revoke                RFC 7009
+//	/register              RFC 7591, with Config.Registration
+//	/v1/register           a client for name and password, with Config.Users
+//	/jwks                  the keys of access and ID tokens
+//	/resource              RFC 6750 and RFC 9449, with RFC 9728 metadata
+//
+// and metadata by RFC 8414 and OpenID Connect Discovery, in both well-known
+// places. Other processes on the machine do what tests in Go do by methods at
+// the server's URL, without the issuer's path:
+//
+//	POST   /_control                     {"client": ID, "then": [Answer...], "always": Answer,
+//	                                     "approve": CODE, "deny": CODE, "rotate_nonce": true,
+//	                                     "release": true}, of which each may be left out
+//	GET    /_log                         Requests, without secrets
+//	DELETE /_log                         Forget
+//	GET    /_count                       {path: {client: count}}
+//	GET    /_count?path=PATH[&client=ID] a number
+//	GET    /_ledger[?client=ID]          Ledger, without tokens
+//	GET    /_ledger?count=NAME[&client=ID]
+//	                                     issued, spent, spent_twice or valid
+//	POST   /_certificate?cn=NAME         {"certificate", "key"} of ClientCertificate
 package authserver
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -19,26 +51,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
-
-// Config says what a server is like. The zero value is a server without
-// clients, on a free port.
-type Config struct {
-	// Addr is the address to listen on, "127.0.0.1:0" if empty.
-	Addr string
-	// Path is appended to the issuer, as "/tenant" for example.
-	Path string
-	// TLS makes the server speak https, with a certificate signed by a CA
-	// made for it (Server.CA).
-	TLS bool
-	// Alg is what JWT access tokens are signed with: "EdDSA", also if empty,
-	// or "RS256".
-	Alg string
-	// Lifetime is that of access tokens, in whole seconds; an hour if zero.
-	Lifetime time.Duration
-	Clients  []Client
-}
 
 // A Server is listening from when it is made until Close.
 type Server struct {
@@ -46,12 +59,12 @@ type Server struct {
 	Issuer      string // URL and Config.Path
 	TokenURL    string
 	ResourceURL string // also the audience of tokens that were asked for without one
+	MTLSURL     string // as URL, where client certificates are asked for; empty without MTLS
 	CA          []byte // PEM; nil without TLS
 
-	path     string
-	lifetime time.Duration
-	clients  map[string]Client
-	key      signingKey
+	cfg       Config
+	key       signingKey
+	authority authority // of client certificates
 
 	http      *http.Server
 	closeOnce sync.Once
@@ -59,14 +72,25 @@ type Server struct {
 	running   sync.WaitGroup // Serve and, since that returns first, its connections
 
 	// mu guards the fields that follow.
-	mu      sync.Mutex
-	log     []*Request
-	arrived chan struct{}      // closed and replaced whenever log grows
-	release chan struct{}      // closed and replaced by Release
-	scripts map[string]*Script // by client
-	any     Script
-	opaque  map[string]claims // by token
-	last    map[string]issued // by client
+	mu            sync.Mutex
+	log           []*Request
+	arrived       chan struct{}      // closed and replaced whenever log grows
+	release       chan struct{}      // closed and replaced by Release
+	scripts       map[string]*Script // by client
+	any           Script
+	clients       map[string]Client
+	registrations map[string]registration // by client
+	opaque        map[string]claims       // by token
+	last          map[string]issued       // by client
+	grants        map[string]*grant       // by the jti of an access token
+	revoked       map[string]bool         // by the jti of an access token
+	refreshTokens []*refreshToken         // oldest first
+	codes         map[string]*code
+	pushed        map[string]pushed // by request_uri
+	devices       map[string]*device
+	seen          map[string]bool // what may come once: jti values, by their kind
+	nonce         string          // of the authorization server
+	resourceNonce string
 }
 
 // Start returns a running server that is closed when the test ends.
@@ -82,28 +106,27 @@ func Start(t testing.TB, cfg Config) *Server {
 
 // Listen returns a running server, for programs; tests use Start.
 func Listen(cfg Config) (*Server, error) {
-	if cfg.Path != "" && (!strings.HasPrefix(cfg.Path, "/") || strings.HasSuffix(cfg.Path, "/")) {
-		return nil, fmt.Errorf("issuer path %q: want a leading slash and none at the end", cfg.Path)
-	}
-	if cfg.Addr == "" {
-		cfg.Addr = "127.0.0.1:0"
-	}
-	if cfg.Lifetime == 0 {
-		cfg.Lifetime = time.Hour
-	}
-	if cfg.Lifetime < time.Second || cfg.Lifetime%time.Second != 0 {
-		return nil, fmt.Errorf("lifetime %v: want whole seconds", cfg.Lifetime)
+	if err := cfg.check(); err != nil {
+		return nil, err
 	}
 	s := &Server{
-		path:     cfg.Path,
-		lifetime: cfg.Lifetime,
-		clients:  make(map[string]Client),
-		closing:  make(chan struct{}),
-		arrived:  make(chan struct{}),
-		release:  make(chan struct{}),
-		scripts:  make(map[string]*Script),
-		opaque:   make(map[string]claims),
-		last:     make(map[string]issued),
+		cfg:           cfg,
+		closing:       make(chan struct{}),
+		arrived:       make(chan struct{}),
+		release:       make(chan struct{}),
+		scripts:       make(map[string]*Script),
+		clients:       make(map[string]Client),
+		registrations: make(map[string]registration),
+		opaque:        make(map[string]claims),
+		last:          make(map[string]issued),
+		grants:        make(map[string]*grant),
+		revoked:       make(map[string]bool),
+		codes:         make(map[string]*code),
+		pushed:        make(map[string]pushed),
+		devices:       make(map[string]*device),
+		seen:          make(map[string]bool),
+		nonce:         rand.Text(),
+		resourceNonce: rand.Text(),
 	}
 	s.any.server = s
 	for _, c := range cfg.Clients {
@@ -112,6 +135,9 @@ func Listen(cfg Config) (*Server, error) {
 		}
 		if _, ok := s.clients[c.ID]; ok {
 			return nil, fmt.Errorf("client %q is there twice", c.ID)
+		}
+		if (c.Auth == AuthTLS || c.Auth == AuthSelfSignedTLS) && !cfg.MTLS {
+			return nil, fmt.Errorf("client %q: %s needs a server with mtls", c.ID, c.Auth)
 		}
 		s.clients[c.ID] = c
 	}
@@ -123,18 +149,14 @@ func Listen(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	listeners := []net.Listener{l}
 	s.URL = "http://" + l.Addr().String()
 	if cfg.TLS {
-		ca, cert, err := newCertificate()
+		listeners, err = s.listenTLS(l)
 		if err != nil {
 			l.Close()
 			return nil, err
 		}
-		s.CA = ca
-		s.URL = "https://" + l.Addr().String()
-		// HTTP/1.1 only: an HTTP/2 connection cannot be reset in the middle
-		// of one answer.
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
 	}
 	s.Issuer = s.URL + cfg.Path
 	s.TokenURL = s.Issuer + "/token"
@@ -152,8 +174,43 @@ func Listen(cfg Config) (*Server, error) {
 			}
 		},
 	}
-	s.running.Go(func() { s.http.Serve(l) })
+	for _, l := range listeners {
+		s.running.Go(func() { s.http.Serve(l) })
+	}
 	return s, nil
+}
+
+// listenTLS wraps the listener, and adds the one that asks for certificates
+// if there is to be one.
+func (s *Server) listenTLS(l net.Listener) ([]net.Listener, error) {
+	var cert tls.Certificate
+	var err error
+	if s.CA, cert, err = newCertificate(); err != nil {
+		return nil, err
+	}
+	// HTTP/1.1 only: an HTTP/2 connection cannot be reset in the middle
+	// of one answer.
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}
+	s.URL = "https://" + l.Addr().String()
+	listeners := []net.Listener{tls.NewListener(l, config)}
+	if !s.cfg.MTLS {
+		return listeners, nil
+	}
+	if s.authority, err = newAuthority("authserver test clients"); err != nil {
+		return nil, err
+	}
+	host, _, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	second, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return nil, err
+	}
+	asking := config.Clone()
+	asking.ClientAuth = tls.RequestClientCert // which one is good, the client's registration says
+	s.MTLSURL = "https://" + second.Addr().String()
+	return append(listeners, tls.NewListener(second, asking)), nil
 }
 
 // Close ends every connection, hanging ones too, and returns when nothing of
@@ -174,8 +231,7 @@ func (s *Server) Release() {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	switch r.URL.Path {
-	case "/_control", "/_log", "/_count":
+	if strings.HasPrefix(r.URL.Path, "/_") {
 		s.serveControl(w, r)
 		return
 	}
@@ -185,20 +241,61 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			s.running.Done() // net/http does not report the end of these
 		}
 	}()
-	switch path, below := strings.CutPrefix(r.URL.Path, s.path); {
-	case slices.Contains(s.metadataPaths(), r.URL.Path):
-		s.serveMetadata(x)
-	case !below:
+	endpoint, truth := s.endpoint(r.URL.Path)
+	if truth == nil {
 		http.NotFound(x, r)
-	case path == "/token":
-		s.serveToken(x, r)
-	case path == "/jwks":
-		writeJSON(x, http.StatusOK, map[string]any{"keys": []any{s.key.jwk()}})
-	case path == "/introspect":
-		s.serveIntrospection(x, r)
-	case path == "/resource":
-		s.serveResource(x, r)
-	default:
-		http.NotFound(x, r)
+		return
 	}
+	s.answer(x, r, endpoint, truth)
+}
+
+// A truth is what an endpoint answers by itself. The script's answer is there
+// for what it changes in what is issued.
+type truth func(x *exchange, r *http.Request, a Answer) response
+
+// endpoint returns what serves a path, with its name for Answer.Endpoint.
+func (s *Server) endpoint(path string) (string, truth) {
+	if slices.Contains(s.metadataPaths(), path) {
+		return "metadata", s.metadata
+	}
+	if slices.Contains(s.resourceMetadataPaths(), path) {
+		return "resource_metadata", s.resourceMetadata
+	}
+	path, ok := strings.CutPrefix(path, s.cfg.Path)
+	if !ok {
+		return "", nil
+	}
+	if strings.HasPrefix(path, "/register/") && s.cfg.Registration {
+		return "register", s.registration
+	}
+	name := strings.TrimPrefix(path, "/")
+	switch path {
+	case "/token":
+		return name, s.token
+	case "/authorize":
+		return name, s.authorize
+	case "/par":
+		return name, s.pushAuthorization
+	case "/device_authorization":
+		return name, s.authorizeDevice
+	case "/device":
+		return name, s.devicePage
+	case "/introspect":
+		return name, s.introspect
+	case "/revoke":
+		return name, s.revoke
+	case "/jwks":
+		return name, s.jwks
+	case "/resource":
+		return name, s.resource
+	case "/register":
+		if s.cfg.Registration {
+			return name, s.register
+		}
+	case "/v1/register":
+		if len(s.cfg.Users) > 0 {
+			return name, s.signUp
+		}
+	}
+	return "", nil
 }

@@ -8,7 +8,9 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 )
@@ -94,6 +96,13 @@ func tokenRequest(t *testing.T, s *Server) *http.Request {
 	return post(t, s.TokenURL, basic("dev", secret), "grant_type=client_credentials")
 }
 
+// issueAt issues a token to dev at another time.
+func issueAt(s *Server, scope string, now time.Time) issued {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.issueLocked(grantRequest{client: dev, now: now}, &grant{client: "dev", subject: "dev"}, scope, nil)
+}
+
 func accessToken(t *testing.T, req *http.Request) string {
 	t.Helper()
 	r := do(t, req)
@@ -161,6 +170,23 @@ func TestConfigRefusals(t *testing.T) {
 		{Clients: []Client{dev, dev}},
 		{Clients: []Client{{ID: "dev", Secret: secret, Auth: "none"}}},
 		{Addr: "256.0.0.1:0"},
+		{MTLS: true},
+		{DeviceInterval: 1500e6},
+		{DeviceLifetime: -1e9},
+		{Issuers: []AssertionIssuer{{}}},
+		{Issuers: []AssertionIssuer{{Issuer: "https://idp.example"}}},
+		{Metadata: map[string]any{"x": func() {}}},
+		{Clients: []Client{{ID: "dev", Secret: secret, Auth: "magic"}}},
+		{Clients: []Client{{ID: "dev", Secret: secret, Auth: AuthSecretJWT}}},
+		{Clients: []Client{{ID: "dev", Auth: AuthPrivateKeyJWT}}},
+		{Clients: []Client{{ID: "dev", Auth: AuthPrivateKeyJWT, JWKS: publicKeys(jose.JSONWebKey{Key: []byte(secret)})}}},
+		{Clients: []Client{{ID: "dev", Auth: AuthTLS, SubjectDN: "CN=dev"}}},
+		{TLS: true, MTLS: true, Clients: []Client{{ID: "dev", Auth: AuthTLS}}},
+		{TLS: true, MTLS: true, Clients: []Client{{ID: "dev", Auth: AuthSelfSignedTLS, Certificate: "x"}}},
+		{Clients: []Client{{ID: "dev", Secret: secret, Refresh: "sometimes"}}},
+		{Clients: []Client{{ID: "dev", Secret: secret, Refresh: RefreshSame, GraceUses: 1}}},
+		{Clients: []Client{{ID: "dev", Secret: secret, GraceSeconds: -1}}},
+		{Clients: []Client{{ID: "dev", Secret: secret, RedirectURIs: []string{"http://app.example/"}}}},
 	} {
 		if s, err := Listen(cfg); err == nil {
 			s.Close()
@@ -181,16 +207,37 @@ func TestMetadata(t *testing.T) {
 		if s.Issuer != s.URL+path || s.TokenURL != s.Issuer+"/token" || s.ResourceURL != s.Issuer+"/resource" {
 			t.Errorf("issuer %s, token %s, resource %s", s.Issuer, s.TokenURL, s.ResourceURL)
 		}
-		methods := []any{"client_secret_basic", "client_secret_post"}
+		methods := []any{"client_secret_basic", "client_secret_post", "client_secret_jwt", "private_key_jwt"}
+		withNone := append(methods[:4:4], "none")
+		algorithms := []any{"RS256", "PS256", "ES256", "EdDSA"}
+		withHMAC := append(algorithms[:4:4], "HS256")
 		want := map[string]any{
-			"issuer":                                s.Issuer,
-			"token_endpoint":                        s.TokenURL,
-			"token_endpoint_auth_methods_supported": methods,
-			"introspection_endpoint":                s.Issuer + "/introspect",
-			"introspection_endpoint_auth_methods_supported": methods,
-			"jwks_uri":                 s.Issuer + "/jwks",
-			"grant_types_supported":    []any{"client_credentials"},
-			"response_types_supported": []any{},
+			"issuer":                                                   s.Issuer,
+			"authorization_endpoint":                                   s.Issuer + "/authorize",
+			"pushed_authorization_request_endpoint":                    s.Issuer + "/par",
+			"device_authorization_endpoint":                            s.Issuer + "/device_authorization",
+			"token_endpoint":                                           s.TokenURL,
+			"token_endpoint_auth_methods_supported":                    withNone,
+			"token_endpoint_auth_signing_alg_values_supported":         withHMAC,
+			"introspection_endpoint":                                   s.Issuer + "/introspect",
+			"introspection_endpoint_auth_methods_supported":            methods,
+			"introspection_endpoint_auth_signing_alg_values_supported": withHMAC,
+			"revocation_endpoint":                                      s.Issuer + "/revoke",
+			"revocation_endpoint_auth_methods_supported":               withNone,
+			"revocation_endpoint_auth_signing_alg_values_supported":    withHMAC,
+			"jwks_uri":                                       s.Issuer + "/jwks",
+			"grant_types_supported":                          []any{"client_credentials", "authorization_code", "refresh_token", grantDevice, grantExchange},
+			"response_types_supported":                       []any{"code"},
+			"response_modes_supported":                       []any{"query"},
+			"scopes_supported":                               []any{"openid"},
+			"code_challenge_methods_supported":               []any{"S256"},
+			"authorization_response_iss_parameter_supported": true,
+			"require_pushed_authorization_requests":          false,
+			"client_id_metadata_document_supported":          false,
+			"dpop_signing_alg_values_supported":              algorithms,
+			"protected_resources":                            []any{s.ResourceURL},
+			"subject_types_supported":                        []any{"public"},
+			"id_token_signing_alg_values_supported":          []any{"EdDSA"},
 		}
 		for _, p := range where {
 			if diff := cmp.Diff(want, do(t, get(t, s.URL+p, "")).json(t)); diff != "" {

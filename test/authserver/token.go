@@ -2,82 +2,98 @@ package authserver
 
 import (
 	"net/http"
+	"net/url"
 	"time"
 )
 
-// serveToken is the token endpoint: what the script says, else the truth.
-func (s *Server) serveToken(x *exchange, r *http.Request) {
-	a := s.nextAnswer(x.client)
-	s.wait(x, r, a)
-	if a.Fault == ResetBefore {
-		reset(x.hijack())
-		return
-	}
-	var resp response
-	switch {
-	case a.EchoSecret:
-		got, _ := s.credentials(r)
-		f := &failure{
-			code:        "invalid_client",
-			description: "secret " + got.secret + " is wrong, Authorization was " + r.Header.Get("Authorization"),
-			challenge:   got.auth != AuthPost,
-		}
-		resp = f.response()
-	case a.Status != 0:
-		resp = a.literal()
-	default:
-		resp = s.token(x, r, a)
-	}
-	s.send(x, r, a, resp)
+// The grant types with long names.
+const (
+	grantDevice   = "urn:ietf:params:oauth:grant-type:device_code"
+	grantExchange = "urn:ietf:params:oauth:grant-type:token-exchange"
+	grantJWT      = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+)
+
+// A grantRequest is a token request that has passed what all have to pass.
+type grantRequest struct {
+	client Client
+	form   url.Values
+	jkt    string // thumbprint of the key of the DPoP proof; empty without one
+	answer Answer
+	now    time.Time
 }
 
-// token answers a token request by RFC 6749, but for what the answer changes
-// in a successful response.
+// token is the token endpoint, by RFC 6749 3.2.
 func (s *Server) token(x *exchange, r *http.Request, a Answer) response {
-	if r.Method != http.MethodPost {
-		return response{http.StatusMethodNotAllowed, http.Header{"Allow": {"POST"}}, nil}
+	if resp := refuseForm(x, r); resp != nil {
+		return *resp
 	}
-	if x.formErr != nil {
-		f := &failure{code: "invalid_request", description: x.formErr.Error()}
+	q := grantRequest{form: r.PostForm, answer: a, now: time.Now()}
+	grantType := q.form.Get("grant_type")
+	var f *failure
+	if q.client, f = s.tokenClient(r, grantType); f != nil {
 		return f.response()
 	}
-	for name, values := range r.PostForm {
-		// RFC 6749 3.2; RFC 8707 2 and RFC 8693 2.1 except these two.
-		if len(values) > 1 && name != "resource" && name != "audience" {
-			f := &failure{code: "invalid_request", description: "a parameter is there twice"}
-			return f.response()
-		}
-	}
-	c, f := s.authenticate(r)
-	if f != nil {
+	if q.jkt, f = s.checkProof(r, ""); f != nil {
 		return f.response()
 	}
-	now := time.Now()
-	var t issued
-	switch r.PostForm.Get("grant_type") {
-	case "client_credentials":
-		t, f = s.clientCredentials(c, r.PostForm, a, now)
-	case "":
-		f = &failure{code: "invalid_request", description: "no grant_type"}
-	default:
-		f = &failure{code: "unsupported_grant_type", description: "this server does not know the grant_type"}
+	if q.jkt == "" && q.client.RequireDPoP {
+		f = &failure{code: "invalid_dpop_proof", description: "the client has to send one"}
+		return f.response()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, f := s.grantLocked(q, grantType)
 	if f != nil {
 		return f.response()
 	}
 	members := map[string]any{
 		"access_token": t.token,
-		"token_type":   "Bearer",
-		"expires_in":   int64(time.Unix(t.claims.Expires, 0).Sub(now) / time.Second),
+		"token_type":   t.claims.tokenType(),
+		"expires_in":   int64(time.Unix(t.claims.Expires, 0).Sub(q.now) / time.Second),
 	}
-	if t.claims.Scope != "" {
-		members["scope"] = t.claims.Scope
-	}
-	for name, v := range a.Set {
-		members[name] = v
-	}
-	for _, name := range a.Drop {
-		delete(members, name)
+	for name, v := range map[string]string{
+		"scope": t.claims.Scope, "refresh_token": t.refresh, "id_token": t.id, "issued_token_type": t.kind,
+	} {
+		if v != "" {
+			members[name] = v
+		}
 	}
 	return jsonResponse(http.StatusOK, members)
+}
+
+// tokenClient returns who asks for a token. An assertion may come from who is
+// no client (RFC 7523 3.1), and then its issuer is the client.
+func (s *Server) tokenClient(r *http.Request, grantType string) (Client, *failure) {
+	if grantType == grantJWT && len(r.Header.Values("Authorization")) == 0 {
+		if got, f := s.credentials(r); f == nil && got.id == "" && got.auth == "" {
+			return Client{Auth: AuthNone}, nil
+		}
+	}
+	return s.authenticate(r)
+}
+
+func (s *Server) grantLocked(q grantRequest, grantType string) (issued, *failure) {
+	var grant func(grantRequest) (issued, *failure)
+	switch grantType {
+	case "client_credentials":
+		grant = s.clientCredentialsLocked
+	case "authorization_code":
+		grant = s.redeemCodeLocked
+	case "refresh_token":
+		grant = s.refreshLocked
+	case grantDevice:
+		grant = s.pollLocked
+	case grantExchange:
+		grant = s.exchangeLocked
+	case grantJWT:
+		grant = s.redeemAssertionLocked
+	case "":
+		return issued{}, &failure{code: "invalid_request", description: "no grant_type"}
+	default:
+		return issued{}, &failure{code: "unsupported_grant_type", description: "this server does not know the grant_type"}
+	}
+	if !q.client.may(grantType) {
+		return issued{}, &failure{code: "unauthorized_client", description: "the client may not use this grant_type"}
+	}
+	return grant(q)
 }

@@ -1,7 +1,8 @@
 // Command authserver runs a scripted authorization server for tests and
 // demonstrations; see package tokend/test/authserver. Its first line on
-// standard output is a JSON object with ready, issuer, token_url, resource,
-// pid and, with -tls, ca_file.
+// standard output is a JSON object with ready, url (below which the controls
+// are), issuer, token_url, resource, pid and, with TLS, ca_file, with client
+// certificates mtls_url.
 package main
 
 import (
@@ -33,17 +34,25 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	var cfg authserver.Config
 	flags := flag.NewFlagSet("authserver", flag.ContinueOnError)
+	flags.Func("config", "`file` with the JSON of authserver.Config; flags after it change that", func(name string) error {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(data, &cfg)
+	})
 	flags.StringVar(&cfg.Addr, "addr", "127.0.0.1:0", "`address` to listen on")
 	flags.StringVar(&cfg.Path, "path", "", "path of the issuer, as /tenant")
 	flags.StringVar(&cfg.Alg, "alg", "EdDSA", "algorithm that tokens are signed with, EdDSA or RS256")
 	flags.DurationVar(&cfg.Lifetime, "lifetime", time.Hour, "lifetime of access tokens")
 	flags.BoolVar(&cfg.TLS, "tls", false, "speak https")
+	flags.BoolVar(&cfg.MTLS, "mtls", false, "with -tls, ask for client certificates on a second port")
 	flags.Func("client", "`id:secret[:basic|post|raw|opaque]`, repeatable", func(s string) error {
 		c, err := parseClient(s)
 		cfg.Clients = append(cfg.Clients, c)
 		return err
 	})
-	flags.Func("client-file", "`file` with a JSON array of clients: id, secret, auth, opaque, scope", func(name string) error {
+	flags.Func("client-file", "`file` with a JSON array of clients, as in authserver.Client", func(name string) error {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			return err
@@ -91,12 +100,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	}
 	err = json.NewEncoder(stdout).Encode(struct {
 		Ready    bool   `json:"ready"`
+		URL      string `json:"url"`
 		Issuer   string `json:"issuer"`
 		TokenURL string `json:"token_url"`
 		Resource string `json:"resource"`
 		CAFile   string `json:"ca_file,omitempty"`
+		MTLSURL  string `json:"mtls_url,omitempty"`
 		PID      int    `json:"pid"`
-	}{true, s.Issuer, s.TokenURL, s.ResourceURL, caFile, os.Getpid()})
+	}{true, s.URL, s.Issuer, s.TokenURL, s.ResourceURL, caFile, s.MTLSURL, os.Getpid()})
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 
 type ready struct {
 	Ready    bool   `json:"ready"`
+	URL      string `json:"url"`
+	MTLSURL  string `json:"mtls_url"`
 	Issuer   string `json:"issuer"`
 	TokenURL string `json:"token_url"`
 	Resource string `json:"resource"`
@@ -142,6 +144,8 @@ func TestProgramRefusals(t *testing.T) {
 		{"-client", "nosecret"},
 		{"-client", ":x"},
 		{"-client-file", "missing.json"},
+		{"-config", "missing.json"},
+		{"-mtls"},
 		{"-alg", "none"},
 		{"stray"},
 	} {
@@ -168,5 +172,44 @@ func TestParseClient(t *testing.T) {
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			t.Errorf("%s: %v %s", in, err, diff)
 		}
+	}
+}
+
+// Everything that the package can do is to be had by a file.
+func TestProgramConfig(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.json")
+	config := `{"path": "/a", "alg": "RS256", "tls": true, "mtls": true, "users": {"me": "pass"},
+		"clients": [{"id": "app", "auth": "none", "redirect_uris": ["http://127.0.0.1/cb"]}]}`
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, stdin, r := start(t, "-config", file, "-path", "/b", "-stdin")
+	defer stdin.Close()
+	if !strings.HasSuffix(r.Issuer, "/b") || !strings.HasPrefix(r.MTLSURL, "https://127.0.0.1:") || r.Issuer != r.URL+"/b" {
+		t.Errorf("%+v", r)
+	}
+	ca, err := os.ReadFile(r.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	resp, err := client.Post(r.Issuer+"/v1/register", "application/json", strings.NewReader(`{"username":"me","password":"pass"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 201 {
+		t.Error(resp.StatusCode)
+	}
+	resp, err = client.Get(r.URL + "/_ledger?count=issued")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil || string(body) != "0\n" {
+		t.Errorf("%q %v", body, err)
 	}
 }

@@ -1,7 +1,10 @@
 // Keeps what the server was really asked: GET and DELETE /_world/log.
 import { createHash } from 'node:crypto';
 
-const open = new Set(['audience', 'client_id', 'grant_type', 'resource', 'scope', 'token_type_hint']);
+const open = new Set([
+  'actor_token_type', 'audience', 'client_assertion_type', 'client_id', 'code_challenge_method', 'grant_type', 'redirect_uri',
+  'requested_token_type', 'resource', 'response_type', 'scope', 'subject_token_type', 'token_type_hint',
+]);
 const digest = (value) => `sha256:${createHash('sha256').update(value).digest('hex').slice(0, 8)}`;
 
 export function logged(log, handler) {

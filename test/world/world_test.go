@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/big"
 	"net/http"
@@ -23,7 +24,27 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(suite{m}) }
+
+// provider is for the tests that need no server of their own.
+var provider *Provider
+
+type suite struct{ *testing.M }
+
+func (s suite) Run() int {
+	var err error
+	provider, err = Start(context.Background(), "ACCESS_TTL=77", "DEVICE_INTERVAL=1", "DEVICE_TTL=88", "GITHUB_TTL=1800")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := s.M.Run()
+	if err := provider.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
 
 const (
 	grant = "grant_type=client_credentials"
@@ -46,17 +67,24 @@ func open(t *testing.T, env ...string) *Provider {
 
 func send(t *testing.T, method, to, authorization, body string, roots *x509.CertPool) (*http.Response, map[string]any) {
 	t.Helper()
+	header := http.Header{}
+	if body != "" {
+		header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	if authorization != "" {
+		header.Set("Authorization", authorization)
+	}
+	return exchange(t, method, to, header, body, &tls.Config{RootCAs: roots})
+}
+
+func exchange(t *testing.T, method, to string, header http.Header, body string, config *tls.Config) (*http.Response, map[string]any) {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, to, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body != "" {
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	}
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
-	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	req.Header = header
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}}
 	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +93,9 @@ func send(t *testing.T, method, to, authorization, body string, roots *x509.Cert
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(data) == 0 {
+		return resp, nil
 	}
 	var m map[string]any
 	if err := json.Unmarshal(data, &m); err != nil {
@@ -79,7 +110,7 @@ func basic(id, secret string) string {
 }
 
 func TestProvider(t *testing.T) {
-	p := open(t)
+	p := provider
 	secret := p.Secrets["cc-basic"]
 	enc := url.QueryEscape
 	token := func(t *testing.T, authorization, body string) (*http.Response, map[string]any) {
@@ -90,10 +121,12 @@ func TestProvider(t *testing.T) {
 	t.Run("discovery", func(t *testing.T) {
 		resp, got := send(t, "GET", p.Issuer+"/.well-known/openid-configuration", "", "", nil)
 		if resp.StatusCode != 200 || got["issuer"] != p.Issuer || got["token_endpoint"] != p.Issuer+"/token" ||
-			got["introspection_endpoint"] != p.Issuer+"/token/introspection" || got["jwks_uri"] != p.Issuer+"/jwks" {
+			got["introspection_endpoint"] != p.Issuer+"/token/introspection" || got["jwks_uri"] != p.Issuer+"/jwks" ||
+			got["authorization_response_iss_parameter_supported"] != true || got["mtls_endpoint_aliases"] != nil {
 			t.Errorf("%d %v", resp.StatusCode, got)
 		}
-		methods := []any{"client_secret_basic", "client_secret_post"}
+		methods := []any{"client_secret_basic", "client_secret_post", "client_secret_jwt", "private_key_jwt",
+			"tls_client_auth", "self_signed_tls_client_auth", "none"}
 		if diff := cmp.Diff(methods, got["token_endpoint_auth_methods_supported"]); diff != "" {
 			t.Error(diff)
 		}
@@ -188,7 +221,7 @@ func TestProvider(t *testing.T) {
 		if got["expires_in"] != 120.0 {
 			t.Errorf("%v", got)
 		}
-		claims := verify(t, p.Issuer, got["access_token"].(string))
+		claims := verify(t, p.Issuer, got["access_token"].(string), "at+jwt")
 		if life := claims["exp"].(float64) - claims["iat"].(float64); life != 120 {
 			t.Errorf("lives for %v s", life)
 		}
@@ -204,12 +237,7 @@ func TestProvider(t *testing.T) {
 	})
 
 	t.Run("TLS", func(t *testing.T) {
-		ca, err := os.ReadFile(p.CAFile)
-		if err != nil {
-			t.Fatal(err)
-		}
-		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM(ca)
+		roots := authority(t, p)
 		_, got := send(t, "GET", p.TLSIssuer+"/.well-known/openid-configuration", "", "", roots)
 		if got["issuer"] != p.TLSIssuer {
 			t.Errorf("issuer %v, want %s", got["issuer"], p.TLSIssuer)
@@ -221,8 +249,19 @@ func TestProvider(t *testing.T) {
 	})
 }
 
+func authority(t *testing.T, p *Provider) *x509.CertPool {
+	t.Helper()
+	ca, err := os.ReadFile(p.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	return roots
+}
+
 // verify checks an RS256 signature with the key that the issuer publishes.
-func verify(t *testing.T, issuer, token string) map[string]any {
+func verify(t *testing.T, issuer, token, typ string) map[string]any {
 	t.Helper()
 	_, set := send(t, "GET", issuer+"/jwks", "", "", nil)
 	key := set["keys"].([]any)[0].(map[string]any)
@@ -243,7 +282,7 @@ func verify(t *testing.T, issuer, token string) map[string]any {
 			t.Fatal(err)
 		}
 	}
-	if header["alg"] != "RS256" || header["typ"] != "at+jwt" || header["kid"] != key["kid"] {
+	if header["alg"] != "RS256" || header["typ"] != typ || header["kid"] != key["kid"] {
 		t.Errorf("header %v", header)
 	}
 	public := &rsa.PublicKey{
@@ -257,7 +296,7 @@ func verify(t *testing.T, issuer, token string) map[string]any {
 	return claims
 }
 
-func TestLog(t *testing.T) {
+func TestRequests(t *testing.T) {
 	p := open(t, "CC_TTL=7")
 	before := time.Now().Truncate(time.Millisecond)
 	_, got := send(t, "POST", p.Issuer+"/token", basic("cc-basic", p.Secrets["cc-basic"]), grant+"&scope=read", nil)
@@ -265,7 +304,7 @@ func TestLog(t *testing.T) {
 		t.Errorf("CC_TTL: %v", got)
 	}
 	send(t, "POST", p.Issuer+"/token?x=y", "", grant+"&client_id=cc-post&client_secret=wrong", nil)
-	log, err := p.Log(t.Context())
+	log, err := p.Requests(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +326,7 @@ func TestLog(t *testing.T) {
 	if err := p.Reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if log, err := p.Log(t.Context()); err != nil || len(log) != 0 {
+	if log, err := p.Requests(t.Context()); err != nil || len(log) != 0 {
 		t.Errorf("after Reset: %v %v", log, err)
 	}
 }
@@ -303,7 +342,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(filepath.Dir(p.CAFile)); !os.IsNotExist(err) {
 		t.Errorf("the CA's folder: %v", err)
 	}
-	if _, err := p.Log(t.Context()); err == nil {
+	if _, err := p.Requests(t.Context()); err == nil {
 		t.Error("still answers")
 	}
 }

@@ -48,7 +48,7 @@ lint: deps
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 	$(BUF) breaking --against proto/landed.binpb
-	shellcheck test/*.sh .ci/run
+	shellcheck test/*.sh test/conformance/*.sh .ci/run
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	PATH=$(TOOLS):$$PATH $(BUF) generate -o "$$tmp" && \
 	for f in $$(cd "$$tmp" && find proto client -name '*.go'); do \

@@ -23,6 +23,8 @@ need openssl openssl
 need jq jq
 need node nodejs
 need npm npm
+need chromium chromium
+need tmux tmux
 # Debian's, which is the system Python's whatever else is in PATH.
 if [ -x /usr/bin/python3 ]; then
 	/usr/bin/python3 -c 'import grpc' 2>/dev/null || missing="$missing python3-grpcio"
@@ -45,7 +47,7 @@ if [ -n "$missing" ]; then
 	DEBIAN_FRONTEND=noninteractive $as apt-get install -q -y --no-install-recommends $missing >/dev/null
 fi
 
-for dir in tools test/world; do
+for dir in tools test/world test/conformance; do
 	if [ ! -e "$dir/node_modules/.package-lock.json" ] || [ -n "$(find "$dir/package-lock.json" -newer "$dir/node_modules/.package-lock.json")" ]; then
 		echo "installing $dir/node_modules"
 		(cd "$dir" && npm ci --silent --no-audit --no-fund)

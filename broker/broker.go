@@ -469,7 +469,7 @@ func suspect(p *Prepared, err error) string {
 	case p.Profile.GitHub != nil && answer.Status == http.StatusForbidden:
 		return "GITHUB_INSTALLATION" // it is suspended
 	case p.Profile.GitHub != nil:
-		return "PRIVATE_KEY"
+		return "GITHUB_APP_ID"
 	case answer.Code == "invalid_grant" && grant == oauth.GrantJWTBearer && p.Profile.Subject == nil:
 		return "PRIVATE_KEY"
 	case (answer.Code == "invalid_grant" || answer.Code == "invalid_request") && p.Profile.Subject != nil:

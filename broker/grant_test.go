@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -355,6 +356,44 @@ func TestChainOfProfilesThroughAFile(t *testing.T) {
 	h.mu.Unlock()
 	h.put(t, "subject", h.text())
 	h.get(t, broker.Request{Profile: "self"})
+}
+
+// Two flights of one profile, and a file that changes between them.
+func TestSubjectFromAFileThatChanges(t *testing.T) {
+	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
+	name := func(subject string) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.values = func() (map[string]string, error) {
+			return map[string]string{"OAUTH2_SUBJECT_TOKEN_PROFILE": subject}, nil
+		}
+	}
+	h.put(t, "dev/network", exchangeText(h, "OAUTH2_SUBJECT_TOKEN_PROFILE_FILE", "/somewhere"))
+	h.put(t, "first", h.text())
+	h.put(t, "second", h.text())
+	name("first")
+	h.server.AnyClient().Then(hanging)
+	var all sync.WaitGroup
+	for i := range 3 {
+		all.Go(func() {
+			if _, err := h.Token(t.Context(), broker.Request{Profile: "dev/network", Scopes: []string{[]string{"read", "write", "admin"}[i]}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	h.await(t, "/token", 1)
+	h.server.Release()
+	all.Wait()
+	version, err := h.store.Stat(t.Context(), "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.store.Delete(t.Context(), "first", version); err != nil {
+		t.Fatal(err)
+	}
+	name("second")
+	h.fresh()
+	h.get(t, plain)
 }
 
 // Why there is no subject token is said, and is not remembered as this

@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -28,6 +30,9 @@ type Prepared struct {
 	known  session       // what the session had to say when it was prepared
 	sent   time.Duration // when Token last sent a request
 }
+
+// Format prints which profile it is, and nothing of what it knows.
+func (r *Prepared) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "profile "+r.Name) }
 
 // Token asks for a token with r, as [oauth.Client.Token] does, for a login.
 func (r *Prepared) Token(ctx context.Context, request oauth.Request) (*oauth.Token, error) {

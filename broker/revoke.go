@@ -44,7 +44,7 @@ func (b *Broker) Revoke(ctx context.Context, name string) (Revoked, error) {
 		result.Problem = t.problem
 	}
 	if t.unreached != nil {
-		b.keepLater()
+		b.keepLater() //nolint:contextcheck // it goes on when its callers have gone
 	}
 	return result, nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -65,6 +66,9 @@ type session struct {
 	// Moving is set while the record moves to the profile's new name.
 	Moving *moving `json:"moving,omitempty"`
 }
+
+// Format prints nothing of a session but whose it is.
+func (s session) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "session of "+s.Profile) }
 
 // taken is what came of a value of OAUTH2_REFRESH_TOKEN.
 type taken struct {
@@ -224,7 +228,8 @@ func (b *Broker) save(ctx context.Context, h *held) error {
 		}
 	} else {
 		var data []byte
-		if data, err = json.Marshal(h.session); err == nil {
+		data, err = json.Marshal(h.session) //nolint:gosec // G117: what is stored is encrypted
+		if err == nil {
 			var version store.Version
 			if version, err = b.Sessions.Put(ctx, h.Profile, data, h.version); err == nil {
 				h.version = version
@@ -251,7 +256,7 @@ func (b *Broker) keep(ctx context.Context, h *held) error {
 	b.mu.Lock()
 	b.unsaved[h.Profile] = &unsaved
 	b.mu.Unlock()
-	b.keepLater()
+	b.keepLater() //nolint:contextcheck // it goes on when its callers have gone
 	b.Log.Error("a session is in memory only", "profile", h.Profile, "err", err)
 	return err
 }

@@ -545,7 +545,7 @@ func TestSessionIsBound(t *testing.T) {
 			h.wantLogin(t, plain, test.why, "")
 			h.wantRequests(t, 1)
 			for _, r := range other.Requests() {
-				if r.Form != nil && len(r.Form) > 0 {
+				if len(r.Form) > 0 {
 					t.Errorf("the other server was sent %v", r.Form)
 				}
 			}

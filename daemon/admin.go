@@ -122,7 +122,7 @@ func (s *admin) Reload(ctx context.Context, _ *tokendv1.ReloadRequest) (*tokendv
 		}
 	}
 	d.log.Info("reloading", "by", caller(ctx))
-	d.open()
+	d.open() //nolint:contextcheck // what it starts goes on when its callers have gone
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.problem != nil {

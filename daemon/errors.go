@@ -149,7 +149,11 @@ func profileError(name string, err error) error {
 		return p(tokendv1.Reason_REASON_UNTRUSTED)
 	case errors.As(err, &mistakes):
 		first := mistakes.List[0]
-		return p(tokendv1.Reason_REASON_PROFILE_INVALID, "line", strconv.Itoa(first.Line), "variable", first.Variable)
+		line := ""
+		if first.Line > 0 {
+			line = strconv.Itoa(first.Line)
+		}
+		return p(tokendv1.Reason_REASON_PROFILE_INVALID, "line", line, "variable", first.Variable)
 	case errors.As(err, &lifetime):
 		return p(tokendv1.Reason_REASON_MIN_VALID_UNMET, "lifetime", strconv.Itoa(int(lifetime.Lifetime/time.Second)))
 	case errors.As(err, &answer):

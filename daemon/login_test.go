@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tokendv1 "tokend/proto/tokend/v1"
@@ -525,7 +526,13 @@ func TestLoginBeforeItBegins(t *testing.T) {
 func TestLoginAgain(t *testing.T) {
 	w := newInitialized(t)
 	server := people(t, authserver.Config{})
-	w.put(t, "a", loginText(server))
+	// The second one listens where the first one did.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	w.put(t, "a", loginText(server, "OAUTH2_REDIRECT_URL=http://"+l.Addr().String()+"/callback"))
 	w.put(t, "b", loginText(server))
 	first := w.begin(t, t.Context(), profileStart("a"))
 	opened, err := first.Recv()
@@ -676,6 +683,112 @@ func TestStopEndsRegister(t *testing.T) {
 	}
 }
 
+// stop ends a world's daemon.
+func (w *world) stop(t *testing.T) {
+	t.Helper()
+	if _, err := w.daemon.Stop(t.Context(), &tokendv1.StopRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-w.served; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a person has done is not to be done again after a restart, and what a
+// server is still to be told, it is.
+func TestSessionsSurviveRestart(t *testing.T) {
+	home := newHome(t)
+	w := startWorld(t, home)
+	if _, err := w.init(t, &tokendv1.InitRequest_Start{}); err != nil {
+		t.Fatal(err)
+	}
+	server := people(t, authserver.Config{})
+	w.put(t, "a", loginText(server, "OAUTH2_DPOP=on"))
+	w.put(t, "b", loginText(server))
+	w.put(t, "kept", loginText(server))
+	first := w.mustLogin(t, "a", server)
+	w.mustLogin(t, "b", server)
+	server.AnyClient().Then(authserver.Answer{Drop: []string{"refresh_token"}})
+	w.mustLogin(t, "kept", server)
+	credential := w.mustGet(t, "kept").GetAccessToken()
+	server.AnyClient().Then(authserver.Answer{Endpoint: "revoke", Status: 503}, authserver.Answer{Endpoint: "revoke", Status: 503})
+	if resp, err := w.profiles.Logout(t.Context(), &tokendv1.LogoutRequest{Profile: "b"}); err != nil || resp.GetQueued() != 2 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	w.stop(t)
+
+	w = startWorld(t, home)
+	asked := server.Count("/token")
+	if got := w.mustGet(t, "kept"); got.GetAccessToken() != credential || server.Count("/token") != asked {
+		t.Error("the token that is the credential is another one")
+	}
+	if got := w.mustGet(t, "a"); got.GetTokenType() != "DPoP" || !slices.Equal(got.GetScopes(), first.GetScopes()) {
+		t.Errorf("type %s, scopes %v, want %v", got.GetTokenType(), got.GetScopes(), first.GetScopes())
+	}
+	if server.Count("/token") != asked+1 || server.Count("/authorize") != 3 {
+		t.Error("it was not renewed")
+	}
+	if err := server.Await(t.Context(), "/revoke", 4); err != nil {
+		t.Fatal(err)
+	}
+	w.wantLoggedOut(t, "b")
+}
+
+// A session of a profile that is no more would be nobody's.
+func TestLoginOfChangedProfile(t *testing.T) {
+	w := newInitialized(t)
+	server := people(t, authserver.Config{})
+	for name, change := range map[string]func() error{
+		"deleted": func() error {
+			_, err := w.profiles.DeleteProfile(t.Context(), &tokendv1.DeleteProfileRequest{Name: "deleted"})
+			return err
+		},
+		"moved": func() error {
+			_, err := w.profiles.MoveProfile(t.Context(), &tokendv1.MoveProfileRequest{Name: "moved", NewName: "elsewhere"})
+			return err
+		},
+		"edited": func() error {
+			_, err := w.profiles.PutProfile(t.Context(), putText("edited", deviceText(server), w.version(t, "edited")))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.put(t, name, loginText(server))
+			p := &person{server: server, open: func(e *tokendv1.LoginResponse_OpenURL) *tokendv1.LoginRequest {
+				if err := change(); err != nil {
+					t.Error(err)
+				}
+				return redirection(redirect(t, e.GetUrl()))
+			}}
+			done, err := w.login(t, profileStart(name), p)
+			wantReason(t, err, codes.Aborted, "VERSION_CHANGED", "", "profile", name)
+			if done != nil {
+				t.Errorf("done: %v", done)
+			}
+			w.wantSessions(t, 0)
+		})
+	}
+}
+
+// A message that is too large is not waited after.
+func TestLoginMessageTooLarge(t *testing.T) {
+	w := newInitialized(t)
+	server := people(t, authserver.Config{})
+	w.put(t, "a", loginText(server))
+	stream := w.begin(t, t.Context(), profileStart("a"))
+	event, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(redirection(strings.Repeat("x", 64<<10))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("error is %v", err)
+	}
+	wantClosed(t, event.GetOpenUrl().GetRedirectUrl())
+}
+
 func TestLoginPasted(t *testing.T) {
 	w := newInitialized(t)
 	server := people(t, authserver.Config{})
@@ -735,6 +848,12 @@ func TestLoginScopes(t *testing.T) {
 	}
 	if got, want := w.mustGet(t, "a").GetScopes(), done.GetScopes(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
 		t.Errorf("the token has %v, want %v", got, want)
+	}
+
+	// What it was made more by lasts.
+	renewed, err := w.tokens.GetToken(t.Context(), &tokendv1.GetTokenRequest{Profile: "a", MinValid: durationpb.New(599 * time.Second), BestEffort: true, Force: true})
+	if err != nil || renewed.GetDegraded() || !slices.Contains(renewed.GetScopes(), "write") {
+		t.Errorf("renewed: scopes %v, %q, %v", renewed.GetScopes(), renewed.GetWarning(), err)
 	}
 
 	// offline_access stands for the refresh token, which is there.

@@ -155,7 +155,7 @@ func TestNoSecretLeaves(t *testing.T) {
 		}
 		for range 2 {
 			_, _ = w.login(t, profileStart(name), &person{server: server})
-			_, _ = w.tokens.GetToken(ctx, &tokendv1.GetTokenRequest{Profile: name, Force: true})
+			_, _ = w.tokens.GetToken(ctx, &tokendv1.GetTokenRequest{Profile: name})
 			_, _ = w.tokens.IntrospectToken(ctx, &tokendv1.IntrospectTokenRequest{Profile: name})
 		}
 		if token, err := w.get(ctx, name); err == nil {

@@ -273,7 +273,7 @@ func TestMoveRaceKeepsSession(t *testing.T) {
 	server := people(t, authserver.Config{})
 	ctx := t.Context()
 	lost := 0
-	for round := range 30 {
+	for round := range 12 {
 		from, to := "from", "to"
 		version := w.put(t, from, loginText(server, "A=old")).GetVersion()
 		w.mustLogin(t, from, server)
@@ -499,9 +499,11 @@ func TestCreateDPoPProof(t *testing.T) {
 		})
 	}
 
+	trusted := must(os.ReadFile(w.settings.TrustFile()))
 	w.writeTrust(t, "")
 	_, err = proof("a", access, "GET", server.ResourceURL, "")
 	wantReason(t, err, codes.FailedPrecondition, "UNTRUSTED", "", "profile", "a")
+	w.writeTrust(t, string(trusted))
 	if _, err := w.profiles.Logout(t.Context(), &tokendv1.LogoutRequest{Profile: "a"}); err != nil {
 		t.Fatal(err)
 	}

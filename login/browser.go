@@ -22,7 +22,7 @@ import (
 // alone.
 func Browser(ctx context.Context, p *broker.Prepared, scopes []string, who Person) (*oauth.Token, error) {
 	if p.Endpoints.Authorization == "" {
-		return nil, errors.New("the server names no authorization endpoint; set OAUTH2_AUTH_URL")
+		return nil, missing("OAUTH2_AUTH_URL", "the server names no authorization endpoint (RFC 6749 section 3.1)")
 	}
 	if p.Metadata != nil {
 		if err := p.Metadata.CheckPKCE(); err != nil {
@@ -97,7 +97,7 @@ func authorize(ctx context.Context, p *broker.Prepared, a oauth.Authorization, l
 	required := p.Metadata != nil && p.Metadata.RequirePAR
 	if p.Profile.PAR == profile.On || p.Profile.PAR == profile.Auto && required {
 		if p.Endpoints.PushedAuthorization == "" {
-			return oauth.Secret{}, errors.New("the server names no endpoint for pushed authorization requests (RFC 9126)")
+			return oauth.Secret{}, missing("OAUTH2_PAR", "the server names no endpoint for pushed authorization requests (RFC 9126)")
 		}
 		before := time.Now()
 		uri, life, err := p.Client.PushAuthorization(ctx, p.Endpoints.PushedAuthorization, a)

@@ -582,12 +582,12 @@ func TestCannotBegin(t *testing.T) {
 		},
 		"no authorization endpoint": {
 			cfg:  authserver.Config{Metadata: map[string]any{"authorization_endpoint": nil}},
-			want: "the server names no authorization endpoint; set OAUTH2_AUTH_URL",
+			want: "OAUTH2_AUTH_URL: the server names no authorization endpoint (RFC 6749 section 3.1)",
 		},
 		"no PAR endpoint": {
 			cfg:   authserver.Config{Metadata: map[string]any{"pushed_authorization_request_endpoint": nil}},
 			lines: []string{"OAUTH2_PAR=on"},
-			want:  "the server names no endpoint for pushed authorization requests (RFC 9126)",
+			want:  "OAUTH2_PAR: the server names no endpoint for pushed authorization requests (RFC 9126)",
 		},
 		"a port that is taken": {
 			lines: []string{"OAUTH2_REDIRECT_URL=http://" + taken.Addr().String() + "/callback"},

@@ -22,7 +22,7 @@ const (
 func Device(ctx context.Context, p *broker.Prepared, scopes []string, who Person) (*oauth.Token, error) {
 	endpoint := p.Endpoints.DeviceAuthorization
 	if endpoint == "" {
-		return nil, errors.New("the server names no device authorization endpoint; set OAUTH2_DEVICE_URL")
+		return nil, missing("OAUTH2_DEVICE_URL", "the server names no device authorization endpoint (RFC 8628 section 3.1)")
 	}
 	request := p.Profile.Request
 	d, err := p.Client.AuthorizeDevice(ctx, endpoint, oauth.Request{

@@ -80,7 +80,7 @@ func TestDeviceRefused(t *testing.T) {
 	}
 
 	p.Endpoints.DeviceAuthorization = ""
-	if _, err := begin(t, login.Device, p).end(); err == nil || err.Error() != "the server names no device authorization endpoint; set OAUTH2_DEVICE_URL" {
+	if _, err := begin(t, login.Device, p).end(); err == nil || err.Error() != "OAUTH2_DEVICE_URL: the server names no device authorization endpoint (RFC 8628 section 3.1)" {
 		t.Error(err)
 	}
 }

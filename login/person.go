@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tokend/oauth"
+	"tokend/profile"
 )
 
 // loginTime is how long a login waits for its person.
@@ -75,3 +76,8 @@ func (ServerFound) event() {}
 func (OpenURL) event()     {}
 func (ShowCode) event()    {}
 func (Notice) event()      {}
+
+// missing is the error where neither profile nor server says what a flow needs.
+func missing(variable, what string) error {
+	return &profile.Mistakes{List: []profile.Mistake{{Variable: variable, Message: what}}}
+}

@@ -29,8 +29,6 @@ const (
 )
 
 // The grant types, as grant_type has them.
-//
-//nolint:gosec // G101 takes the URNs for credentials.
 const (
 	GrantClientCredentials = "client_credentials"                              // RFC 6749 section 4.4
 	GrantRefreshToken      = "refresh_token"                                   // RFC 6749 section 6

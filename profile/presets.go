@@ -31,8 +31,6 @@ func providers() []string { return slices.Sorted(maps.Keys(presets)) }
 var presetAliases = map[string]string{"azure": "entra", "forgejo": "gitea"}
 
 // The endpoints of providers that are not found by discovery, by their paths.
-//
-//nolint:gosec // G101 takes the paths for credentials.
 var (
 	bitbucketPaths = oauth.Endpoints{
 		Authorization: "/authorize",

@@ -112,8 +112,6 @@ func (r *reader) extra(request *oauth.Request, row *Variable, v envfile.Var) {
 
 // ownParameters are the form parameters that we send ourselves, and what they
 // come from.
-//
-//nolint:gosec // G101 takes the names for credentials.
 var ownParameters = map[string]string{
 	"grant_type":            "use OAUTH2_GRANT",
 	"client_id":             "use CLIENT_ID",

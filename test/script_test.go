@@ -2,16 +2,19 @@ package test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -37,10 +40,13 @@ func TestScripts(t *testing.T) {
 
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"answer":     scriptAnswer,
+	"asked":      scriptAsked,
 	"authserver": scriptAuthserver,
+	"device":     scriptDevice,
 	"expand":     scriptExpand,
 	"fails":      scriptFails,
 	"json":       scriptJSON,
+	"ledger":     scriptLedger,
 	"mode":       scriptMode,
 	"prints":     scriptPrints,
 	"request":    scriptRequest,
@@ -48,6 +54,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"says":       scriptSays,
 	"seal":       scriptSeal,
 	"tokenctl":   scriptTokenctl,
+	"unseen":     scriptUnseen,
 }
 
 // scriptServer is the key of a script's *authserver.Server.
@@ -108,18 +115,20 @@ func scriptTokenctl(ts *testscript.TestScript, neg bool, args []string) {
 // on standard output. Where that program is tokenctl, what it says must be one
 // line, or with -o json one JSON object, of printable characters.
 //
-//	fails [-asked] [-answers] STATUS PROGRAM ARG...
+//	fails [-asked] [-shows] [-answers] STATUS PROGRAM ARG...
 //
-// With -asked it put a yes-or-no question on standard error before, with
+// With -asked it put a yes-or-no question on standard error before, with -shows
+// it said other things there before, such as the address of a login, with
 // -answers it prints something all the same.
 func scriptFails(ts *testscript.TestScript, neg bool, args []string) {
-	var asked, answers bool
+	var asked, shows, answers bool
 	for ; len(args) > 0 && args[0][0] == '-'; args = args[1:] {
 		asked = asked || args[0] == "-asked"
+		shows = shows || args[0] == "-shows"
 		answers = answers || args[0] == "-answers"
 	}
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: fails [-asked] [-answers] status program [args...]")
+		ts.Fatalf("usage: fails [-asked] [-shows] [-answers] status program [args...]")
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -146,6 +155,13 @@ func scriptFails(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("it did not ask")
 		}
 		said = said[i+len("? [y/N] "):]
+	}
+	if shows {
+		i := strings.LastIndex(strings.TrimSuffix(said, "\n"), "\n")
+		if i < 0 {
+			ts.Fatalf("it showed nothing")
+		}
+		said = said[i+1:]
 	}
 	if err := scriptOneLine(said); err != nil {
 		ts.Fatalf("%q: %v", said, err)
@@ -220,16 +236,20 @@ func scriptSeal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.Chmod(path, 0o600))
 }
 
-// scriptAuthserver starts the script's authorization server. It sets ISSUER,
-// TOKEN_URL and RESOURCE, and CA_FILE with -tls.
+// scriptAuthserver starts the script's authorization server. It sets SERVER,
+// ISSUER, TOKEN_URL and RESOURCE, and with TLS CA_FILE and MTLS_URL. FILE has the
+// JSON of authserver.Config.
 //
-//	authserver [-tls] [-path PATH] ID:SECRET[:AUTH]...
+//	authserver [-config FILE] [-tls] [-path PATH] [ID:SECRET[:AUTH]...]
 func scriptAuthserver(ts *testscript.TestScript, neg bool, args []string) {
 	var cfg authserver.Config
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
 		switch args[0] {
 		case "-tls":
 			cfg.TLS = true
+		case "-config":
+			ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &cfg))
+			args = args[1:]
 		case "-path":
 			cfg.Path, args = args[1], args[1:]
 		default:
@@ -251,6 +271,8 @@ func scriptAuthserver(ts *testscript.TestScript, neg bool, args []string) {
 	s, err := authserver.Listen(cfg)
 	ts.Check(err)
 	ts.Defer(s.Close)
+	ts.Setenv("SERVER", s.URL)
+	ts.Setenv("MTLS_URL", s.MTLSURL)
 	ts.Setenv("ISSUER", s.Issuer)
 	ts.Setenv("TOKEN_URL", s.TokenURL)
 	ts.Setenv("RESOURCE", s.ResourceURL)
@@ -291,21 +313,180 @@ func scriptAnswer(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// scriptRequests compares how many requests there were at the token endpoint.
+// scriptRequests compares how many requests there were at the token endpoint, or
+// to a path.
 //
-//	requests N
+//	requests N [PATH]
 func scriptRequests(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 1 {
-		ts.Fatalf("usage: requests n")
+	if len(args) == 0 || len(args) > 2 {
+		ts.Fatalf("usage: requests n [path]")
 	}
 	s := scriptServerOf(ts)
-	token, err := url.Parse(s.TokenURL)
-	ts.Check(err)
+	path := scriptTokenPath(ts, s)
+	if len(args) == 2 {
+		path = args[1]
+	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	if got := s.Count(token.Path); got != want {
-		ts.Fatalf("%d token requests, want %d", got, want)
+	if got := s.Count(path); got != want {
+		ts.Fatalf("%d requests to %s, want %d", got, path, want)
 	}
+}
+
+func scriptTokenPath(ts *testscript.TestScript, s *authserver.Server) string {
+	token, err := url.Parse(s.TokenURL)
+	ts.Check(err)
+	return token.Path
+}
+
+// scriptAsked compares what the server was asked since the last time, but for
+// metadata, a line for each request: method, path, scheme of the Authorization
+// field, "DPoP" if there is a proof, query, form and status, with a * for what may
+// be secret. It forgets the requests, for the command requests too.
+//
+//	asked [LINE]...
+func scriptAsked(ts *testscript.TestScript, neg bool, args []string) {
+	s := scriptServerOf(ts)
+	var got []string
+	for _, r := range s.Requests() {
+		if strings.HasPrefix(r.Path, "/.well-known/") {
+			continue
+		}
+		got = append(got, scriptRequestLine(ts, r))
+	}
+	s.Forget()
+	if !slices.Equal(got, args) {
+		ts.Fatalf("the server was asked\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(args, "\n"))
+	}
+}
+
+func scriptRequestLine(ts *testscript.TestScript, r authserver.Request) string {
+	text, err := json.Marshal(r)
+	ts.Check(err)
+	var open struct{ Query, Form url.Values } // in JSON they have digests in place of secrets
+	ts.Check(json.Unmarshal(text, &open))
+	words := []string{r.Method, r.Path}
+	if scheme, _, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok {
+		words = append(words, scheme)
+	}
+	if r.Header.Get("DPoP") != "" {
+		words = append(words, "DPoP")
+	}
+	for _, values := range []url.Values{open.Query, open.Form} {
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			for _, v := range values[name] {
+				if strings.HasPrefix(v, "sha256:") {
+					v = "*"
+				}
+				words = append(words, name+"="+scriptRedirectPort.ReplaceAllString(v, "${1}PORT/"))
+			}
+		}
+	}
+	return strings.Join(append(words, strconv.Itoa(r.Status)), " ")
+}
+
+// scriptRedirectPort finds the port of a login's listener.
+var scriptRedirectPort = regexp.MustCompile(`^(http://(?:127\.0\.0\.1|localhost|\[::1\]):)[0-9]+/`)
+
+// scriptLedger compares a count of the server's ledger of refresh tokens.
+//
+//	ledger issued|spent|spent_twice|valid N [CLIENT]
+func scriptLedger(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: ledger issued|spent|spent_twice|valid n [client]")
+	}
+	l := scriptServerOf(ts).Ledger(strings.Join(args[2:], ""))
+	got, ok := map[string]int{"issued": l.Issued, "spent": l.Spent, "spent_twice": l.SpentTwice, "valid": l.Valid}[args[0]]
+	if !ok {
+		ts.Fatalf("the ledger has no %s", args[0])
+	}
+	if args[1] != strconv.Itoa(got) {
+		ts.Fatalf("%d refresh tokens %s, want %s", got, args[0], args[1])
+	}
+}
+
+// scriptDevice lets the person decide on the device authorization that comes
+// next, as soon as its device asks for the token.
+//
+//	device approve|deny
+func scriptDevice(ts *testscript.TestScript, neg bool, args []string) {
+	s := scriptServerOf(ts)
+	decide, ok := map[string]func(string) error{"approve": s.ApproveDevice, "deny": s.DenyDevice}[strings.Join(args, " ")]
+	if !ok {
+		ts.Fatalf("usage: device approve|deny")
+	}
+	path := scriptTokenPath(ts, s)
+	polls := s.Count(path)
+	ctx, cancel := context.WithCancel(context.Background())
+	decided := make(chan error, 1)
+	go func() {
+		err := s.Await(ctx, path, polls+1)
+		if err == nil {
+			err = decide("*")
+		}
+		decided <- err
+	}()
+	ts.Defer(func() {
+		cancel()
+		if err := <-decided; err != nil {
+			ts.Logf("deciding for the device: %v", err)
+		}
+	})
+}
+
+// scriptUnseen fails if a secret that the server gave or was sent stands in what
+// the last command said on standard error, in a file of the home or in one of
+// those named.
+//
+//	unseen [FILE]...
+func scriptUnseen(ts *testscript.TestScript, neg bool, args []string) {
+	texts := map[string]string{"standard error": ts.ReadFile("stderr")}
+	for _, name := range args {
+		texts[name] = ts.ReadFile(name)
+	}
+	for _, dir := range []string{"HOME", "XDG_RUNTIME_DIR", "TMPDIR"} {
+		ts.Check(filepath.WalkDir(ts.Getenv(dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			texts[path] = string(b)
+			return err
+		}))
+	}
+	secrets := scriptSecrets(scriptServerOf(ts))
+	if len(secrets) == 0 {
+		ts.Fatalf("there is no secret to look for")
+	}
+	for where, text := range texts {
+		for what, secret := range secrets {
+			if strings.Contains(text, secret) {
+				ts.Fatalf("%s has the %s", where, what)
+			}
+		}
+	}
+}
+
+// scriptSecrets returns the secrets that the server knows of, by what they are.
+func scriptSecrets(s *authserver.Server) map[string]string {
+	secrets := make(map[string]string)
+	for i, t := range s.Ledger("").Tokens {
+		secrets[fmt.Sprintf("refresh token %d", i)] = t.Token
+	}
+	for i, r := range s.Requests() {
+		for _, name := range []string{
+			"assertion", "client_assertion", "client_secret", "code", "code_verifier", "device_code", "refresh_token",
+			"subject_token", "token",
+		} {
+			if v := r.Form.Get(name); v != "" {
+				secrets[fmt.Sprintf("%s of request %d", name, i)] = v
+			}
+		}
+		if _, v, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok {
+			secrets[fmt.Sprintf("Authorization of request %d", i)] = v
+		}
+	}
+	return secrets
 }
 
 // scriptRequest compares the form of the last request.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -127,6 +128,21 @@ func diagnose(err error) problem {
 	return problem{Exit: exitFailed, Message: err.Error()}
 }
 
+// alike are the variables that are as likely to be wrong as the one named.
+var alike = map[string]string{
+	"PRIVATE_KEY":          "CLIENT_ID, PRIVATE_KEY, PRIVATE_KEY_ID and OAUTH2_ASSERTION_AUDIENCE",
+	"TLS_CLIENT_CERT":      "CLIENT_ID and TLS_CLIENT_CERT",
+	"GITHUB_APP_ID":        "GITHUB_APP_ID and PRIVATE_KEY",
+	"OAUTH2_SUBJECT_TOKEN": "OAUTH2_SUBJECT_TOKEN and OAUTH2_SUBJECT_TOKEN_TYPE",
+	"OAUTH2_DPOP":          "OAUTH2_GRANT, or set OAUTH2_DPOP=on",
+}
+
+// toCheck is what to look at: the variable that the daemon names, and its like,
+// or what else it may be.
+func toCheck(p problem, otherwise string) string {
+	return cmp.Or(alike[p.Variable], p.Variable, otherwise)
+}
+
 func diagnoseCall(e *client.Error) problem {
 	p := problem{
 		Exit:       exitFailed,
@@ -168,11 +184,7 @@ func diagnoseCall(e *client.Error) problem {
 			p.Fix = "check " + p.Variable + ": tokenctl edit " + p.Profile
 		}
 	case api.ReasonClientRefused:
-		check := "CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH"
-		if p.Variable != "" {
-			check = p.Variable
-		}
-		p.Fix = "check " + check + ": tokenctl edit " + p.Profile
+		p.Fix = "check " + toCheck(p, "CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH") + ": tokenctl edit " + p.Profile
 	case api.ReasonRequestRefused:
 		check := "OAUTH2_SCOPE, OAUTH2_AUDIENCE and OAUTH2_RESOURCE"
 		switch p.OAuthError {
@@ -183,7 +195,7 @@ func diagnoseCall(e *client.Error) problem {
 		case "unsupported_grant_type":
 			check = "OAUTH2_GRANT"
 		}
-		p.Fix = "check " + check + ": tokenctl edit " + p.Profile
+		p.Fix = "check " + toCheck(p, check) + ": tokenctl edit " + p.Profile
 	case api.ReasonMinValidUnmet:
 		p.Fix = "ask for less, or add --best-effort"
 	case api.ReasonThrottled, api.ReasonProviderDown:

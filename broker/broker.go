@@ -32,6 +32,8 @@ const (
 	// longestLife caps lifetimes of grants that need no person: such a token
 	// is cheap to replace, and a server that means years is more often wrong.
 	longestLife = 24 * time.Hour
+	// closeTime is how long Close waits for refresh tokens that are being spent.
+	closeTime = 5 * time.Second
 	// maxToken is the size of the largest token, with the scopes granted: what
 	// is larger fits into no header, nor into the cache ten thousand times.
 	maxToken = 48 << 10
@@ -126,6 +128,7 @@ type Broker struct {
 	discovery group[discoveryKey, *oauth.Metadata]
 	turns     turns
 	keepers   sync.WaitGroup
+	spends    sync.WaitGroup // renewals between sending a refresh token and keeping the next
 
 	// mu guards the fields that follow. It is never held across I/O.
 	mu       sync.Mutex
@@ -135,6 +138,7 @@ type Broker struct {
 	metadata map[discoveryKey]*discovered
 	unsaved  map[string]*held       // sessions that could not be written
 	queued   map[string]int         // how many revocations a session has still to tell
+	waits    map[edge]int           // how many fetches of one profile wait for another's token
 	keeping  bool                   // a keeper runs
 	provers  map[string]*oauth.DPoP // keys that prove possession
 	spending map[string]string      // refresh tokens that this process has begun to spend, by fingerprint
@@ -153,6 +157,7 @@ func New(c Config) *Broker {
 		metadata: make(map[discoveryKey]*discovered),
 		unsaved:  make(map[string]*held),
 		queued:   make(map[string]int),
+		waits:    make(map[edge]int),
 		provers:  make(map[string]*oauth.DPoP),
 		spending: make(map[string]string),
 	}
@@ -160,11 +165,23 @@ func New(c Config) *Broker {
 
 // Close ends all fetches and waits for them.
 func (b *Broker) Close() {
+	// What has been sent to be spent is lost if its answer is not kept.
+	spent := make(chan struct{})
+	go func() { b.spends.Wait(); close(spent) }()
+	patience := time.NewTimer(closeTime)
+	defer patience.Stop()
+	select {
+	case <-spent:
+	case <-patience.C:
+	}
 	b.cancel()
 	b.loads.wait()
 	b.fetches.wait()
 	b.discovery.wait()
 	b.keepers.Wait()
+	for _, name := range b.Unsaved() {
+		b.try(context.Background(), name, b.saveAgain) // for the last time
+	}
 }
 
 // textKey names one text.
@@ -178,10 +195,8 @@ type textKey struct {
 type facts struct {
 	textKey
 	scopes, audience, resource string // the profile's own, normalised
+	subject                    string // the profile whose token this one's is exchanged for, or ""
 	apiOrigins                 []string
-	// subject is the profile whose token this one's is exchanged for, or "";
-	// guarded by the Broker's mu.
-	subject string
 	// made is when the last token of this text was asked for; guarded by the
 	// Broker's mu.
 	made time.Duration
@@ -232,9 +247,6 @@ var errChanged = errors.New("the text changed while it was read")
 func (b *Broker) tokenOf(ctx context.Context, text textKey, r Request) (Token, error) {
 	f, err := b.factsOfText(ctx, text)
 	if err != nil {
-		return Token{}, err
-	}
-	if err := b.checkChain(ctx, f); err != nil {
 		return Token{}, err
 	}
 	t, err := b.cachedOrFetched(ctx, f, f.asked(r), r)
@@ -295,14 +307,21 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 	if ok {
 		return t, err
 	}
+	if err := b.checkChain(ctx, f.profile, f.subject); err != nil {
+		return Token{}, err
+	}
 	m, err := b.fetches.do(ctx, b.ctx, flightKey{k, f}, func(ctx context.Context) (*made, error) {
 		return b.fetch(ctx, f, k, asked)
 	})
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err == nil {
+	switch {
+	case err == nil && m.saved && r.Force:
+		err = &LoginError{Why: onlyOne}
+	case err == nil:
 		t, err = m.fresh(b.Now(), r)
-	} else if !isOurs(err) {
+	}
+	if err != nil && m == nil && !isOurs(err) {
 		if last, ok := b.tokens[k].lastResort(b.Now(), r, err); ok {
 			t, err = last, nil
 		}
@@ -339,7 +358,10 @@ func (b *Broker) load(ctx context.Context, text textKey) (*facts, error) {
 	f := factsOf(text, p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if old := b.facts[text.profile]; old != nil && old.textKey != text {
+	switch old := b.facts[text.profile]; {
+	case old != nil && old.textKey == text:
+		return old, nil // somebody else's, loaded meanwhile
+	case old != nil:
 		b.forget(text.profile)
 	}
 	b.facts[text.profile] = f
@@ -385,7 +407,7 @@ func (b *Broker) read(ctx context.Context, text textKey) (*profile.Text, error) 
 func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration) (*made, error) {
 	b.mu.Lock()
 	e := b.tokens[k]
-	if e.lastAsked() != asked && (e.token != nil || e.err != nil) {
+	if e != nil && e.lastAsked() != asked && (e.token != nil || e.err != nil) {
 		defer b.mu.Unlock()
 		return e.token, e.refusal(b.Now())
 	}
@@ -502,6 +524,7 @@ func makeToken(p *Prepared, g got) *made {
 		sent:    g.sent,
 		life:    g.Lifetime,
 		scopes:  g.Scopes,
+		party:   party{p.Client.ID, p.Client.TokenURL},
 		warning: strings.Join(g.Warnings, "; "),
 	}
 	switch grant := p.Profile.Request.Grant; grant {
@@ -514,6 +537,7 @@ func makeToken(p *Prepared, g got) *made {
 	if !g.LifetimeGiven {
 		m.life, m.assumed = p.Profile.DefaultLifetime, true
 	}
+	m.saved = g.saved
 	if g.Type == "DPoP" {
 		m.prover = p.Client.DPoP
 	}

@@ -27,6 +27,9 @@ type entry struct {
 	closed time.Duration
 }
 
+// party is who a token was asked for, and of whom.
+type party struct{ clientID, tokenURL string }
+
 // made is a token as it was made.
 type made struct {
 	access  oauth.Secret
@@ -35,8 +38,10 @@ type made struct {
 	sent    time.Duration // when its request was sent: its life counts from there
 	life    time.Duration
 	scopes  []string
+	party   party
 	assumed bool
 	warning string
+	saved   bool // it is the one of a login, which cannot be had again
 	// renewal is a refresh token that came with it where no session is kept
 	// (client credentials).
 	renewal oauth.Secret

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -31,7 +32,8 @@ func (e *SubjectError) Unwrap() error { return e.Err }
 // got is what a grant brought, and when the request that brought it was sent.
 type got struct {
 	*oauth.Token
-	sent time.Duration
+	sent  time.Duration
+	saved bool // it was kept from a login
 }
 
 // grant gets the token that k names, in the way that the profile says. renewal
@@ -49,8 +51,7 @@ func (b *Broker) grant(ctx context.Context, p *Prepared, k key, renewal oauth.Se
 			*part.of = strings.Fields(part.asked)
 		}
 	}
-	switch r.Grant {
-	case oauth.GrantRefreshToken, oauth.GrantAuthorizationCode, oauth.GrantDeviceCode:
+	if p.Profile.Kept() {
 		return b.renew(ctx, p, k, r)
 	}
 	g, err := b.grantAlone(ctx, p, r, renewal)
@@ -109,7 +110,13 @@ func (b *Broker) ask(ctx context.Context, p *Prepared, r oauth.Request) (g got, 
 		g.sent = b.Now()
 		g.Token, err = p.Client.Token(ctx, r)
 		var answer *oauth.Error
-		if !errors.As(err, &answer) {
+		switch {
+		case err == nil && p.Profile.DPoP == profile.On && g.Type == "Bearer":
+			// RFC 9449 section 5: where it matters, such a token is thrown away.
+			g.Token = &oauth.Token{RefreshToken: g.RefreshToken, Date: g.Date}
+			return g, &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true, Status: http.StatusOK,
+				Err: errors.New("the token is not bound to our key, as OAUTH2_DPOP=on wants it")}
+		case !errors.As(err, &answer):
 			return g, err
 		}
 		next := p.Profile.NextSecret
@@ -189,24 +196,20 @@ func (b *Broker) subject(ctx context.Context, p *Prepared) (oauth.Secret, error)
 	if s.Profile == "" {
 		return s.Token, nil
 	}
-	// Where the name comes from a file or a command it is known only now, and only
-	// for this flight.
+	// Where the name comes from a file or a command it is known only now.
+	wait := edge{p.Name, s.Profile}
 	b.mu.Lock()
-	f := b.facts[p.Name]
-	var known string
-	if f != nil {
-		known, f.subject = f.subject, s.Profile
-	}
+	b.waits[wait]++
 	b.mu.Unlock()
-	if f != nil {
-		defer func() {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			f.subject = known
-		}()
-		if err := b.checkChain(ctx, f); err != nil {
-			return oauth.Secret{}, err
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.waits[wait]--; b.waits[wait] == 0 {
+			delete(b.waits, wait)
 		}
+	}()
+	if err := b.checkChain(ctx, p.Name, s.Profile); err != nil {
+		return oauth.Secret{}, err
 	}
 	t, err := b.Token(ctx, Request{Profile: s.Profile})
 	if err != nil {
@@ -240,26 +243,41 @@ func (b *Broker) gitHubToken(ctx context.Context, p *Prepared) (got, error) {
 	return g, err
 }
 
+// An edge is a profile and the one whose token it waits for.
+type edge struct{ profile, subject string }
+
 // checkChain finds profiles that wait for each other's tokens, before anybody
-// waits.
-func (b *Broker) checkChain(ctx context.Context, f *facts) error {
-	chain := []string{f.profile}
-	for {
-		b.mu.Lock()
-		name := f.subject
-		b.mu.Unlock()
-		if name == "" {
-			return nil
-		}
-		round := slices.Contains(chain, name)
-		chain = append(chain, name)
+// waits: name for subject's, and so on.
+func (b *Broker) checkChain(ctx context.Context, name, subject string) error {
+	chain := []string{name}
+	for subject != "" {
+		round := slices.Contains(chain, subject)
+		chain = append(chain, subject)
 		if round {
 			return &profile.Mistakes{List: []profile.Mistake{{Variable: "OAUTH2_SUBJECT_TOKEN_PROFILE",
 				Message: "the chain of profiles comes back to itself: " + strings.Join(chain, " -> ")}}}
 		}
-		var err error
-		if f, err = b.factsFor(ctx, name); err != nil {
-			return &SubjectError{name, err}
+		f, err := b.factsFor(ctx, subject)
+		if err != nil {
+			return &SubjectError{subject, err}
+		}
+		subject = b.waitsFor(f)
+	}
+	return nil
+}
+
+// waitsFor is the profile whose token f's waits for, as its text says or as a
+// fetch has found out.
+func (b *Broker) waitsFor(f *facts) string {
+	if f.subject != "" {
+		return f.subject
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for wait := range b.waits {
+		if wait.profile == f.profile {
+			return wait.subject
 		}
 	}
+	return ""
 }

@@ -21,11 +21,12 @@ const (
 
 // revocation is a token whose server is still to be told (RFC 7009).
 type revocation struct {
-	URL      string    `json:"url"`
-	Token    string    `json:"token"`
-	Hint     string    `json:"hint"` // token_type_hint
+	URL      string    `json:"url,omitempty"` // "" where only the profile says
+	TokenURL string    `json:"token_url"`     // of the server that it is of
 	ClientID string    `json:"client_id"`
-	Since    time.Time `json:"since"` // by the wall clock, in UTC and without a monotonic reading
+	Token    string    `json:"token"`
+	Hint     string    `json:"hint"`  // token_type_hint
+	Since    time.Time `json:"since"` // in UTC and whole seconds
 }
 
 // keepLater has sessions written that could not be, and servers told of
@@ -57,22 +58,22 @@ func (b *Broker) keepLater() {
 // keepNow tries everything once, and says whether nothing is left.
 func (b *Broker) keepNow() bool {
 	for _, name := range b.Unsaved() {
-		b.try(name, b.saveAgain)
+		b.try(b.ctx, name, b.saveAgain)
 	}
 	b.mu.Lock()
 	queued := slices.Collect(maps.Keys(b.queued))
 	b.mu.Unlock()
-	each(queued, func(_ int, name string) { b.try(name, b.tellAgain) })
+	each(queued, func(_ int, name string) { b.try(b.ctx, name, b.tellAgain) })
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.keeping = len(b.unsaved) > 0 || len(b.queued) > 0
 	return !b.keeping
 }
 
-func (b *Broker) try(name string, what func(context.Context, string) error) {
-	ctx, cancel := context.WithTimeout(b.ctx, flightTime)
+func (b *Broker) try(ctx context.Context, name string, what func(context.Context, string) error) {
+	ctx, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
-	if err := what(ctx, name); err != nil && b.ctx.Err() == nil {
+	if err := what(ctx, name); err != nil && ctx.Err() != context.Canceled {
 		b.Log.Warn("trying again later", "profile", name, "err", err)
 	}
 }
@@ -105,6 +106,8 @@ func (b *Broker) tellAgain(ctx context.Context, name string) error {
 	return b.tell(ctx, name, s.Revocations).unreached
 }
 
+var errNoEndpoint = errors.New("the server has no revocation endpoint")
+
 // told is what came of telling servers of revocations.
 type told struct {
 	revoked   int
@@ -128,20 +131,26 @@ func (b *Broker) tell(ctx context.Context, name string, list []revocation) told 
 	for _, r := range list {
 		// Without a profile, or with one that has become another client's, the
 		// token itself is all that there is to show: enough for public clients.
-		client := oauth.Client{ID: r.ClientID, Auth: oauth.AuthNone}
-		if p != nil {
+		client, url := oauth.Client{ID: r.ClientID, Auth: oauth.AuthNone}, r.URL
+		if p != nil && p.Client.ID == r.ClientID && p.Client.TokenURL == r.TokenURL {
+			if url == "" {
+				url = p.Endpoints.Revocation
+			}
 			client.Transport = p.Client.Transport
-			if p.Client.ID == r.ClientID && p.Endpoints.Revocation == r.URL {
+			if url == p.Endpoints.Revocation {
 				client = p.Client
 			}
 		}
-		err := client.Revoke(ctx, r.URL, oauth.NewSecret(r.Token), r.Hint)
+		err := errNoEndpoint
+		if url != "" {
+			err = client.Revoke(ctx, url, oauth.NewSecret(r.Token), r.Hint)
+		}
 		var answer *oauth.Error
 		switch {
 		case err == nil:
 			t.revoked++
 			b.Log.Info("token revoked", "profile", name, "kind", r.Hint)
-		case errors.As(err, &answer) && answer.Kind != oauth.Temporary, time.Since(r.Since) > revocationLife:
+		case err == errNoEndpoint, errors.As(err, &answer) && answer.Kind != oauth.Temporary, time.Since(r.Since) > revocationLife:
 			t.problem = err.Error()
 			b.Log.Warn("a token is not revoked", "profile", name, "err", err)
 		default:

@@ -34,6 +34,20 @@ type Prepared struct {
 // Format prints which profile it is, and nothing of what it knows.
 func (r *Prepared) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "profile "+r.Name) }
 
+// Discard revokes a token that a login brought and that cannot be kept.
+func (r *Prepared) Discard(ctx context.Context, t *oauth.Token) {
+	if r.Endpoints.Revocation == "" {
+		return
+	}
+	token, hint := t.RefreshToken, "refresh_token"
+	if token.IsZero() {
+		token, hint = t.AccessToken, "access_token"
+	}
+	if err := r.Client.Revoke(ctx, r.Endpoints.Revocation, token, hint); err != nil {
+		r.broker.Log.Warn("a token that could not be kept is not revoked", "profile", r.Name, "err", err)
+	}
+}
+
 // Token asks for a token with r, as [oauth.Client.Token] does, for a login.
 func (r *Prepared) Token(ctx context.Context, request oauth.Request) (*oauth.Token, error) {
 	g, err := r.broker.ask(ctx, r, request)
@@ -85,6 +99,16 @@ func (b *Broker) prepare(ctx context.Context, k textKey, text *profile.Text, who
 	p, err := text.Profile(values)
 	if err != nil {
 		return nil, err
+	}
+	if !whole && p.Kept() {
+		// That nobody is logged in is known without the server.
+		s, err := b.peek(ctx, k.profile)
+		if err != nil {
+			return nil, err
+		}
+		if s.RefreshToken == "" && s.Access == nil && s.Ended == "" && p.RefreshToken.IsZero() {
+			return nil, &LoginError{Why: nobody}
+		}
 	}
 	ready := &Prepared{Name: k.profile, Version: k.version, Profile: p, Client: p.Client, Endpoints: p.Endpoints, Issuer: p.Issuer, broker: b}
 	if p.Issuer != "" && p.GitHub == nil && (whole || needsDiscovery(p)) {

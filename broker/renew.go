@@ -11,6 +11,9 @@ import (
 	"tokend/profile"
 )
 
+const nobody = "nobody is logged in"
+const onlyOne = "the login brought one token, and no refresh token to get another with"
+
 // renew gets a token by the session's refresh token (RFC 6749 section 6). One
 // at a time for a profile, whatever is asked for: most servers rotate, and take
 // the second use of a refresh token for a theft.
@@ -36,13 +39,15 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	case h.Ended != "":
 		return got{}, loginError(h.Ended)
 	case h.RefreshToken == "" && h.Access == nil:
-		return got{}, loginError("nobody is logged in")
+		return got{}, loginError(nobody)
 	}
 	if why := h.bound(p); why != "" {
 		return got{}, loginError(why)
 	}
 	own := factsOf(textKey{p.Name, p.Version}, p.Profile).key()
-	isDefault := k.scopes == "" || k.scopes == own.scopes
+	// All that was granted is meant where the text's own scopes are, and those are
+	// still what they were at the login.
+	isDefault := (k.scopes == "" || k.scopes == own.scopes) && own.scopes == h.TextScopes
 	if h.RefreshToken == "" {
 		k.scopes = own.scopes
 		return h.access(b.Now(), isDefault && k == own, loginError)
@@ -54,6 +59,8 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		}
 	}
 
+	b.spends.Add(1)
+	defer b.spends.Done()
 	spent := h.RefreshToken
 	mark := fingerprint(spent)
 	// What came of it before is not known: no answer came, or the process was
@@ -75,8 +82,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	r.Grant = oauth.GrantRefreshToken
 	r.Params = url.Values{"refresh_token": {spent}}
 	if isDefault {
-		// All that was granted, which may be more than the text asks for.
-		r.Scopes = nil
+		r.Scopes = nil // which may be more than the text asks for
 	}
 	g, err := b.ask(ctx, p, r)
 	var answer *oauth.Error
@@ -146,6 +152,7 @@ func (h *held) take(p *Prepared) {
 	h.taken(value, before)
 	h.bind(p)
 	h.RefreshToken, h.Access, h.Scopes, h.Fixed, h.Spending, h.Ended = value, nil, nil, false, "", ""
+	h.TextScopes = normalise(p.Profile.Request.Scopes)
 }
 
 // changed says whether s must be written again.
@@ -159,10 +166,10 @@ func (h *held) changed(before *session) bool {
 func (h *held) access(now time.Duration, isDefault bool, loginError func(string) error) (got, error) {
 	a := h.Access
 	if !isDefault {
-		return got{}, loginError("the login brought one token, and no refresh token to get another with")
+		return got{}, loginError(onlyOne)
 	}
 	t := &oauth.Token{AccessToken: oauth.NewSecret(a.Token), Type: a.Type, Scopes: a.Scopes, ScopesGiven: true}
-	g := got{Token: t, sent: now}
+	g := got{Token: t, sent: now, saved: true}
 	if a.Ends != nil {
 		left := time.Until(*a.Ends)
 		if left <= 0 {

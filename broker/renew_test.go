@@ -299,6 +299,40 @@ func TestSaveFailsAfterRotation(t *testing.T) {
 	}
 }
 
+// What could not be written is written over whatever has become of the record.
+func TestSaveOverAChange(t *testing.T) {
+	h := newHouse(t, client(nil))
+	h.put(t, "dev/network", h.interactive())
+	h.login(t, "dev/network")
+	synctest.Test(t, func(t *testing.T) {
+		outside := h.Broker
+		h.inBubble()
+		defer func() { h.Close(); h.Broker = outside }()
+		h.get(t, plain)
+		time.Sleep(time.Hour)
+		h.disk.failing(failSecond())
+		h.get(t, plain)
+		version, err := h.sessions.Stat(t.Context(), "dev/network")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.sessions.Delete(t.Context(), "dev/network", version); err != nil {
+			t.Fatal(err)
+		}
+		h.disk.full(false)
+		time.Sleep(2 * time.Minute)
+		if names := h.Unsaved(); len(names) != 0 {
+			t.Errorf("unsaved: %q", names)
+		}
+		time.Sleep(time.Hour)
+		h.inBubble()
+		h.get(t, plain)
+	})
+	if l := h.server.Ledger("client"); l.SpentTwice != 0 {
+		t.Errorf("%+v", l)
+	}
+}
+
 // In memory only, it is used from there: renewals go on.
 func TestRenewalOfWhatIsInMemoryOnly(t *testing.T) {
 	h := newHouse(t, client(nil))

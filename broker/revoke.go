@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -28,84 +29,104 @@ type Revoked struct {
 // store.ErrNotExist: there is neither a profile nor a session.
 func (b *Broker) Revoke(ctx context.Context, name string) (Revoked, error) {
 	result := Revoked{Profile: name}
-	mine, unknown, err := b.end(ctx, name)
-	if err != nil {
+	mine, damaged, err := b.end(ctx, name, b.refreshTokenOf(ctx, name))
+	if damaged {
+		result.Problem = "the session's record could not be read: what was in it lives on"
+	}
+	if err != nil || len(mine) == 0 {
 		return result, err
 	}
-	if unknown > 0 {
-		result.Problem = "the server has no revocation endpoint"
-	}
-	if len(mine) == 0 {
-		return result, nil
-	}
 	t := b.tell(ctx, name, mine)
-	result.Revoked, result.Queued = t.revoked, t.left
-	if t.problem != "" {
-		result.Problem = t.problem
-	}
+	result.Revoked, result.Queued, result.Problem = t.revoked, t.left, cmp.Or(t.problem, result.Problem)
 	if t.unreached != nil {
 		b.keepLater() //nolint:contextcheck // it goes on when its callers have gone
 	}
 	return result, nil
 }
 
+// refreshTokenOf is the OAUTH2_REFRESH_TOKEN of a profile's text, if it has one
+// that can be read.
+func (b *Broker) refreshTokenOf(ctx context.Context, name string) string {
+	version, err := b.Profiles.Stat(ctx, name)
+	if err != nil || version == "" {
+		return ""
+	}
+	text, err := b.read(ctx, textKey{name, version})
+	if err != nil {
+		return ""
+	}
+	values, err := b.Resolve(ctx, text.External())
+	if err != nil {
+		return ""
+	}
+	p, err := text.Profile(values)
+	if err != nil {
+		return ""
+	}
+	return p.RefreshToken.Reveal()
+}
+
 // end ends a profile's tokens here, durably, and returns what servers are to be
-// told of, which the session keeps until that is done. unknown is how many no
-// server can be told of.
-func (b *Broker) end(ctx context.Context, name string) (mine []revocation, unknown int, err error) {
-	p, unprepared := b.Prepare(ctx, name)
+// told of, which the session keeps until that is done. It waits for no server.
+// given is a refresh token that the text gives, which must not be taken again.
+func (b *Broker) end(ctx context.Context, name, given string) (mine []revocation, damaged bool, err error) {
 	release, err := b.turns.take(ctx, name)
 	if err != nil {
-		return nil, 0, err
+		return nil, false, err
 	}
 	defer release()
-	h, err := overDamage(b.sessionOf(ctx, name))
-	if err != nil {
-		return nil, 0, err
+	h, err := b.sessionOf(ctx, name)
+	damaged = errors.Is(err, errDamaged)
+	if err != nil && !damaged {
+		return nil, false, err
 	}
-	if h.version == "" && h.empty() && errors.Is(unprepared, store.ErrNotExist) {
-		return nil, 0, store.ErrNotExist
-	}
-	url, clientID := h.RevocationURL, h.ClientID
-	if p != nil && (clientID == "" || url == "" && h.bound(p) == "") {
-		url, clientID = p.Endpoints.Revocation, p.Client.ID
-	}
-	add := func(token oauth.Secret, hint string) {
-		switch {
-		case token.IsZero():
-		case url == "":
-			unknown++
-		default:
-			mine = append(mine, revocation{url, token.Reveal(), hint, clientID, time.Now().UTC().Truncate(time.Second)})
+	if h.version == "" && h.empty() {
+		version, err := b.Profiles.Stat(ctx, name)
+		if err != nil {
+			return nil, false, err
+		}
+		if version == "" {
+			return nil, false, store.ErrNotExist
 		}
 	}
-	add(oauth.NewSecret(h.RefreshToken), "refresh_token")
-	if t, ok := h.Taken[fingerprint(h.RefreshToken)]; ok {
-		t.Spent = true
-		h.taken(h.RefreshToken, t)
+	own := party{h.ClientID, h.TokenURL}
+	seen := make(map[oauth.Secret]bool)
+	add := func(of party, token oauth.Secret, hint string) {
+		if token.IsZero() || seen[token] {
+			return
+		}
+		seen[token] = true
+		r := revocation{TokenURL: of.tokenURL, ClientID: of.clientID, Token: token.Reveal(), Hint: hint, Since: time.Now().UTC().Truncate(time.Second)}
+		if of == own {
+			r.URL = h.RevocationURL
+		}
+		mine = append(mine, r)
 	}
-	access := make(map[oauth.Secret]bool)
+	add(own, oauth.NewSecret(h.RefreshToken), "refresh_token")
 	if h.Access != nil {
-		access[oauth.NewSecret(h.Access.Token)] = true
+		add(own, oauth.NewSecret(h.Access.Token), "access_token")
 	}
 	for _, m := range b.cachedOf(name) {
-		add(m.renewal, "refresh_token")
-		access[m.access] = true
+		add(m.party, m.renewal, "refresh_token")
+		add(m.party, m.access, "access_token")
 	}
-	for token := range access {
-		add(token, "access_token")
+	for _, value := range []string{h.RefreshToken, given} {
+		if t, ok := h.Taken[fingerprint(value)]; ok || value != "" && value == given {
+			t.Spent = true
+			h.taken(value, t)
+		}
 	}
 	h.RefreshToken, h.Access, h.Scopes, h.Fixed, h.Spending, h.Ended, h.DPoPKey = "", nil, nil, false, "", "", ""
 	h.Revocations = slices.Concat(h.Revocations, mine)
 	if err := b.save(ctx, h); err != nil {
-		return nil, 0, err
+		return nil, damaged, err
 	}
 	b.setQueued(name, len(h.Revocations))
 	b.Forget(name)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.provers, name)
-	return mine, unknown, nil
+	return mine, damaged, nil
 }
 
 // cachedOf returns the tokens that are held of a profile and still good.

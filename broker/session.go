@@ -45,6 +45,8 @@ type session struct {
 	Access *savedAccess `json:"access,omitempty"`
 	// Scopes were granted at the login, where the server said so.
 	Scopes []string `json:"scopes,omitempty"`
+	// TextScopes are those of the profile's text at the login, normalised.
+	TextScopes string `json:"text_scopes,omitempty"`
 	// Fixed: the last renewal brought no other refresh token, so nothing is lost
 	// if an answer is.
 	Fixed bool `json:"fixed,omitempty"`
@@ -318,13 +320,20 @@ func (t *turns) take(ctx context.Context, name string) (release func(), err erro
 // Adopt makes t, which a person's login brought by p.Token, the profile's
 // session, and hands the access token out from now on. asked are the scopes that were asked for.
 // It returns a warning if the session could not be written and is in memory
-// only.
+// only, and store.ErrConflict if the profile is not what it was when p was
+// prepared.
 func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oauth.Token) (warning string, err error) {
 	release, err := b.turns.take(ctx, p.Name)
 	if err != nil {
 		return "", err
 	}
 	defer release()
+	// With the turn in hand: nobody moves or deletes the profile meanwhile.
+	if now, err := b.Profiles.Stat(ctx, p.Name); err != nil {
+		return "", err
+	} else if now != p.Version {
+		return "", store.ErrConflict
+	}
 	h, err := overDamage(b.sessionOf(ctx, p.Name))
 	if err != nil {
 		return "", err
@@ -338,6 +347,7 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 	if !t.ScopesGiven {
 		h.Scopes = asked
 	}
+	h.TextScopes = normalise(p.Profile.Request.Scopes)
 	h.settle(p)
 	if h.RefreshToken == "" {
 		h.Access = &savedAccess{Token: t.AccessToken.Reveal(), Type: t.Type, Scopes: h.Scopes}
@@ -354,7 +364,7 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 	defer b.mu.Unlock()
 	b.forget(p.Name)
 	b.sweep()
-	m := makeToken(p, got{t, p.sent})
+	m := makeToken(p, got{t, p.sent, h.RefreshToken == ""})
 	m.scopes = h.Scopes
 	// Without facts: whoever asks for it first has the text read, and its trust
 	// looked at.
@@ -392,32 +402,38 @@ func (b *Broker) Move(ctx context.Context, from, to string, put, remove func(con
 	if err := put(ctx); err != nil {
 		return err
 	}
-	was, there := h.session, other.session
-	if !h.empty() {
-		other.session = h.session
-		other.Profile = to
-		other.Revocations = slices.Concat(there.Revocations, was.Revocations)
-		h.Moving = &moving{to, other.version}
-		if err := b.save(ctx, h); err != nil {
-			return err
-		}
-		if err := b.save(ctx, other); err != nil {
-			return err
-		}
-		h.session = session{Profile: from}
-		if err := b.save(ctx, h); err != nil {
+	carried := !h.empty()
+	if carried {
+		if err := b.carry(ctx, h, other); err != nil {
 			return err
 		}
 	}
 	err = remove(ctx)
-	if err != nil && !was.empty() {
+	if err != nil && carried {
 		// The text is still there under its old name, and so the session goes back.
-		h.session, other.session = was, there
-		err = errors.Join(err, b.save(ctx, h), b.save(ctx, other))
+		err = errors.Join(err, b.carry(ctx, other, h))
 	}
 	b.setQueued(from, len(h.Revocations))
 	b.setQueued(to, len(other.Revocations))
 	b.Forget(from)
 	b.Forget(to)
 	return err
+}
+
+// carry gives what is in one record to another, whose own tokens are none. Cut
+// short at any point, it is under one of the two names.
+func (b *Broker) carry(ctx context.Context, from, to *held) error {
+	content := from.session
+	from.Moving = &moving{to.Profile, to.version}
+	if err := b.save(ctx, from); err != nil {
+		return err
+	}
+	content.Profile = to.Profile
+	content.Revocations = slices.Concat(to.Revocations, content.Revocations)
+	to.session = content
+	if err := b.save(ctx, to); err != nil {
+		return err
+	}
+	from.session = session{Profile: from.Profile}
+	return b.save(ctx, from)
 }

@@ -289,7 +289,7 @@ func TestAdoptThenToken(t *testing.T) {
 	want2 := map[string]any{
 		"profile": "dev/network", "issuer": h.server.Issuer, "token_url": h.server.TokenURL, "client_id": "client",
 		"revocation_url": h.server.Issuer + "/revoke", "introspection_url": h.server.Issuer + "/introspect",
-		"refresh_token": got.RefreshToken.Reveal(), "scopes": []any{"read", "write", "admin"},
+		"refresh_token": got.RefreshToken.Reveal(), "scopes": []any{"read", "write", "admin"}, "text_scopes": "read write",
 	}
 	if diff := cmp.Diff(want2, r); diff != "" {
 		t.Error(diff)
@@ -347,6 +347,28 @@ func TestAdoptWithoutAPlaceToKeepIt(t *testing.T) {
 	}
 	if names := h.Unsaved(); !slices.Equal(names, []string{"dev/network"}) {
 		t.Errorf("unsaved: %q", names)
+	}
+}
+
+// A caller who goes away does not stop what must be written.
+func TestWritingSurvivesTheCaller(t *testing.T) {
+	h := newHouse(t, client(nil))
+	h.put(t, "dev/network", h.interactive())
+	p, err := h.Prepare(t.Context(), "dev/network")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := p.Token(t.Context(), oauth.Request{Grant: oauth.GrantClientCredentials})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	h.disk.failing(func(string) error { cancel(); return nil })
+	if warning, err := h.Adopt(ctx, p, nil, token); err != nil || warning != "" {
+		t.Errorf("adopting: %q, %v", warning, err)
+	}
+	if r := h.record(t, "dev/network"); r["refresh_token"] != token.RefreshToken.Reveal() {
+		t.Errorf("the record is %v", r)
 	}
 }
 
@@ -779,6 +801,84 @@ func TestMoveOfWhatCouldNotBeWritten(t *testing.T) {
 	h.get(t, broker.Request{Profile: "new"})
 	if l := h.server.Ledger("client"); l.SpentTwice != 0 {
 		t.Errorf("%+v", l)
+	}
+}
+
+// Where the text stays, the session goes back.
+func TestMoveBack(t *testing.T) {
+	h := newHouse(t, client(nil))
+	h.put(t, "old", h.interactive())
+	token := h.login(t, "old").RefreshToken.Reveal()
+	stays := errors.New("a newer text stands there")
+	good := func(context.Context) error { return nil }
+	if err := h.Move(t.Context(), "old", "new", good, func(context.Context) error { return stays }); !errors.Is(err, stays) {
+		t.Errorf("error is %v", err)
+	}
+	if r := h.record(t, "new"); r != nil {
+		t.Errorf("the new name has %v", r)
+	}
+	if r := h.record(t, "old"); r["refresh_token"] != token || r["moving"] != nil {
+		t.Errorf("the old name has %v", r)
+	}
+	h.get(t, broker.Request{Profile: "old"})
+}
+
+// A full disk lets files be deleted, and none be written.
+func TestMoveBackOnAFullDisk(t *testing.T) {
+	h := newHouse(t, client(nil))
+	h.put(t, "old", h.interactive())
+	token := h.login(t, "old").RefreshToken.Reveal()
+	err := h.Move(t.Context(), "old", "new", func(context.Context) error { return nil }, func(context.Context) error {
+		h.disk.failing(func(change string) error {
+			if strings.HasPrefix(change, "put ") {
+				return errDisk
+			}
+			return nil
+		})
+		return errDisk
+	})
+	if err == nil {
+		t.Error("no error")
+	}
+	if !bytes.Contains(h.atRest(t), []byte(token)) {
+		t.Error("the refresh token is lost")
+	}
+}
+
+// At every cut on the way back there is one session that can be used.
+func TestMoveBackCut(t *testing.T) {
+	for n := range 4 {
+		h := newHouse(t, client(nil))
+		h.put(t, "old", h.interactive())
+		h.put(t, "new", h.interactive())
+		h.login(t, "old")
+		h.server.Forget()
+		h.disk.taken()
+		err := h.Move(t.Context(), "old", "new", func(context.Context) error { return nil }, func(context.Context) error {
+			changes := 0
+			h.disk.failing(func(string) error {
+				if changes++; changes > n {
+					return errDisk
+				}
+				return nil
+			})
+			return errDisk
+		})
+		if err == nil {
+			t.Error("no error")
+		}
+		h.Close()
+		h.disk.full(false)
+		h.Broker = broker.New(h.config())
+		var there []string
+		for _, name := range []string{"old", "new"} {
+			if _, err := h.Token(t.Context(), broker.Request{Profile: name}); err == nil {
+				there = append(there, name)
+			}
+		}
+		if l := h.server.Ledger("client"); len(there) != 1 || l.SpentTwice != 0 {
+			t.Errorf("cut after %d: there under %q, %+v", n, there, l)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -132,6 +133,15 @@ func (s *admin) Reload(ctx context.Context, _ *tokendv1.ReloadRequest) (*tokendv
 }
 
 func (s *admin) Stop(ctx context.Context, _ *tokendv1.StopRequest) (*tokendv1.StopResponse, error) {
+	d := s.d
+	d.mu.Lock()
+	if names := d.unsaved(); len(names) > 0 && !d.warned {
+		d.warned = true
+		d.mu.Unlock()
+		return nil, failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE,
+			"what the last renewal brought is in memory only, and would be lost: "+strings.Join(names, ", ")+"; mend the store, or ask again to stop all the same")
+	}
+	d.mu.Unlock()
 	s.d.log.Info("asked to stop", "by", caller(ctx))
 	s.d.beginStop()
 	return &tokendv1.StopResponse{Pid: int64(os.Getpid())}, nil

@@ -40,6 +40,8 @@ const (
 	// callTime bounds calls that come without a deadline of their own.
 	callTime = time.Minute
 	stopTime = 10 * time.Second
+	// streamTime bounds calls with a person in them, coffee break included.
+	streamTime = 10 * time.Minute
 	// answerTime is kept of a caller's deadline for the answer's way back.
 	answerTime = 200 * time.Millisecond
 	// checkEvery is how often the daemon looks whether it can still be found,
@@ -78,6 +80,7 @@ type Daemon struct {
 	broker   *broker.Broker  // likewise
 	identity *store.Identity // nil: there is none yet, or problem says why
 	problem  error
+	warned   bool // who asked to stop was told what would be lost
 }
 
 // New opens the stores and the identity as far as they can be opened. A store
@@ -151,6 +154,15 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 		d.broker.Close()
 	}
 	return err
+}
+
+// unsaved names the profiles whose sessions a stop would lose. The caller holds
+// mu.
+func (d *Daemon) unsaved() []string {
+	if d.broker == nil {
+		return nil
+	}
+	return d.broker.Unsaved()
 }
 
 // giveBack returns memory that a burst of calls has left as garbage, with what
@@ -280,7 +292,13 @@ func (d *Daemon) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInf
 	if err := d.checkDir(s.Context(), info.FullMethod); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(s.Context())
+	var cancel context.CancelFunc
+	ctx := s.Context()
+	if info.FullMethod == healthpb.Health_Watch_FullMethodName {
+		ctx, cancel = context.WithCancel(ctx)
+	} else {
+		ctx, cancel = context.WithTimeout(ctx, streamTime)
+	}
 	defer cancel()
 	defer context.AfterFunc(d.stopping, cancel)()
 	return handle(srv, &endingStream{s, ctx})

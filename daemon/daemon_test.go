@@ -1426,7 +1426,7 @@ func TestMessageTooLarge(t *testing.T) {
 		t.Errorf("a message of more than 64 KiB: %v", err)
 	}
 	_, err = w.profiles.PutProfile(t.Context(), putText("a", w.text(strings.Repeat("#", 48<<10)), ""))
-	wantReason(t, err, codes.FailedPrecondition, "PROFILE_INVALID", "at most 49152 are allowed", "profile", "a", "line", "0")
+	wantReason(t, err, codes.FailedPrecondition, "PROFILE_INVALID", "at most 49152 are allowed", "profile", "a")
 	if v := w.version(t, "a"); v != "" {
 		t.Error("it was written")
 	}

@@ -22,8 +22,8 @@ import (
 	"tokend/store"
 )
 
-// loginTime bounds a login, its person's coffee break included.
-const loginTime = 10 * time.Minute
+// maxPasted is how many redirect URLs can wait to be looked at.
+const maxPasted = 8
 
 // errReplaced ends a login when another one of the same profile begins.
 var errReplaced = errors.New("another login of this profile has begun")
@@ -44,7 +44,7 @@ type running struct {
 
 // begin ends the login of name that goes on, waits for that, because it may
 // listen where the new one will, and gives the new one's context and what ends it.
-func (l *logins) begin(ctx context.Context, name string) (_ context.Context, end func(), err error) {
+func (l *logins) begin(ctx context.Context, name string) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	mine := &running{cancel, make(chan struct{})}
 	l.mu.Lock()
@@ -65,14 +65,9 @@ func (l *logins) begin(ctx context.Context, name string) (_ context.Context, end
 	})
 	if other != nil {
 		other.cancel(errReplaced)
-		select {
-		case <-other.ended:
-		case <-ctx.Done():
-			end()
-			return ctx, nil, context.Cause(ctx)
-		}
+		<-other.ended // which is soon: it has been told
 	}
-	return ctx, end, nil
+	return ctx, end
 }
 
 func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
@@ -103,14 +98,10 @@ func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
 	if err := store.CheckName(name); err != nil {
 		return invalidName(field, err)
 	}
-	ctx, cancel := context.WithTimeout(stream.Context(), loginTime)
-	defer cancel()
-	ctx, end, err := s.logins.begin(ctx, name)
-	if err != nil {
-		return s.loginError(ctx, name, err)
-	}
+	ctx, end := s.logins.begin(stream.Context(), name)
 	defer end()
-	person := s.person(ctx, stream, cancel)
+	s.d.log.Info("login begins", "profile", name, "by", caller(ctx))
+	person := person(ctx, stream)
 
 	var done *tokendv1.LoginResponse_Done
 	if start.GetUrl() == "" {
@@ -119,6 +110,7 @@ func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
 		done, err = s.loginURL(ctx, h, name, start, person)
 	}
 	if err != nil {
+		s.d.log.Warn("no login", "profile", name, "err", err)
 		return s.loginError(ctx, name, err)
 	}
 	done.Profile = name
@@ -204,16 +196,22 @@ func (s *profiles) loginPrepared(ctx context.Context, h house, p *broker.Prepare
 	// From here on the person is not asked again: what they consented to is kept
 	// even if they close the terminal now.
 	ctx = context.WithoutCancel(ctx)
+	var warning string
 	if put != nil {
-		if err := put(ctx); err != nil {
-			return nil, err
-		}
+		err = put(ctx)
 	}
-	warning, err := h.broker.Adopt(ctx, p, asked, t)
+	if err == nil {
+		warning, err = h.broker.Adopt(ctx, p, asked, t)
+	}
 	if err != nil {
+		p.Discard(ctx, t)
 		return nil, err
 	}
-	done := &tokendv1.LoginResponse_Done{Scopes: t.Scopes, Renewable: !t.RefreshToken.IsZero(), Warning: warning}
+	done := &tokendv1.LoginResponse_Done{
+		Scopes:    t.Scopes,
+		Renewable: !t.RefreshToken.IsZero(),
+		Warning:   strings.Trim(strings.Join(t.Warnings, "; ")+"; "+warning, "; "),
+	}
 	if !t.ScopesGiven {
 		done.Scopes = asked
 	}
@@ -263,6 +261,9 @@ func (s *profiles) loginURL(ctx context.Context, h house, name string, start *to
 	}
 	done, err := s.loginPrepared(ctx, h, p, start, person, func(ctx context.Context) error {
 		p.Version, err = h.profiles.Put(ctx, name, text, version)
+		if err == nil {
+			s.d.log.Info("profile written", "profile", name, "by", caller(ctx))
+		}
 		return err
 	})
 	if err != nil {
@@ -272,12 +273,12 @@ func (s *profiles) loginURL(ctx context.Context, h house, name string, start *to
 	return done, nil
 }
 
-// person is the caller's side of a login, behind its stream. end ends the login
-// when the caller goes away.
-func (s *profiles) person(ctx context.Context, stream tokendv1grpc.ProfileService_LoginServer, end context.CancelFunc) login.Person {
-	confirmations := make(chan bool)
-	tokens := make(chan oauth.Secret)
-	redirects := make(chan string)
+// person is the caller's side of a login, behind its stream.
+func person(ctx context.Context, stream tokendv1grpc.ProfileService_LoginServer) login.Person {
+	// What nobody waits for holds nothing up.
+	confirmations := make(chan bool, 1)
+	tokens := make(chan oauth.Secret, 1)
+	redirects := make(chan string, maxPasted)
 	// Recv returns once the call has ended, whatever the caller does.
 	go func() {
 		for {
@@ -289,35 +290,30 @@ func (s *profiles) person(ctx context.Context, stream tokendv1grpc.ProfileServic
 				return
 			}
 			if err != nil {
-				end()
-				return
+				return // the stream's context has ended
 			}
 			switch m := req.GetMessage().(type) {
 			case *tokendv1.LoginRequest_Confirmation_:
-				offer(ctx, confirmations, m.Confirmation.GetAccepted())
+				offer(confirmations, m.Confirmation.GetAccepted())
 			case *tokendv1.LoginRequest_InitialAccessToken_:
-				offer(ctx, tokens, oauth.NewSecret(m.InitialAccessToken.GetToken()))
+				offer(tokens, oauth.NewSecret(m.InitialAccessToken.GetToken()))
 			case *tokendv1.LoginRequest_Redirection_:
-				offer(ctx, redirects, m.Redirection.GetUrl())
+				offer(redirects, m.Redirection.GetUrl())
 			}
 		}
 	}()
-	var sending sync.Mutex
-	tell := func(e *tokendv1.LoginResponse) error {
-		sending.Lock()
-		defer sending.Unlock()
-		return stream.Send(e)
-	}
 	return login.Person{
-		Tell: func(e login.Event) error { return tell(loginEvent(e)) },
+		Tell: func(e login.Event) error { return stream.Send(loginEvent(e)) },
 		Confirm: func(ctx context.Context, found login.ServerFound) (bool, error) {
-			if err := tell(loginEvent(found)); err != nil {
+			drain(confirmations)
+			if err := stream.Send(loginEvent(found)); err != nil {
 				return false, err
 			}
 			return await(ctx, confirmations)
 		},
 		InitialAccessToken: func(ctx context.Context, endpoint string) (oauth.Secret, error) {
-			err := tell(&tokendv1.LoginResponse{Event: &tokendv1.LoginResponse_InitialAccessTokenNeeded_{
+			drain(tokens)
+			err := stream.Send(&tokendv1.LoginResponse{Event: &tokendv1.LoginResponse_InitialAccessTokenNeeded_{
 				InitialAccessTokenNeeded: &tokendv1.LoginResponse_InitialAccessTokenNeeded{RegistrationEndpoint: endpoint}}})
 			if err != nil {
 				return oauth.Secret{}, err
@@ -329,10 +325,18 @@ func (s *profiles) person(ctx context.Context, stream tokendv1grpc.ProfileServic
 }
 
 // offer hands over what somebody may be waiting for.
-func offer[T any](ctx context.Context, to chan<- T, v T) {
+func offer[T any](to chan<- T, v T) {
 	select {
 	case to <- v:
-	case <-ctx.Done():
+	default:
+	}
+}
+
+// drain drops an answer that came before its question.
+func drain[T any](from <-chan T) {
+	select {
+	case <-from:
+	default:
 	}
 }
 
@@ -395,7 +399,7 @@ func (s *profiles) loginError(ctx context.Context, name string, err error) error
 		return p(tokendv1.Reason_REASON_DENIED)
 	case errors.Is(err, login.ErrExpired), ctx.Err() != nil:
 		return failure(tokendv1.Reason_REASON_LOGIN_REQUIRED, "nobody logged in in time", "profile", name)
-	case errors.Is(err, oauth.ErrOtherResource):
+	case errors.Is(err, oauth.ErrOtherResource), errors.Is(err, oauth.ErrOtherIssuer):
 		return p(tokendv1.Reason_REASON_REQUEST_REFUSED)
 	case errors.As(err, &answer) && answer.Kind != oauth.Invalid:
 		return answerError(name, "", answer, answer.RetryAfter)

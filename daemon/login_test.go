@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -406,10 +408,12 @@ func TestLoginRefusals(t *testing.T) {
 		},
 		"no PKCE": {config: authserver.Config{Metadata: map[string]any{"code_challenge_methods_supported": []string{"plain"}}}, grpc: denied, reason: "REQUEST_REFUSED", message: "PKCE"},
 		"no authorization endpoint": {
-			config: authserver.Config{Metadata: map[string]any{"authorization_endpoint": nil}}, grpc: denied, reason: "REQUEST_REFUSED", message: "OAUTH2_AUTH_URL",
+			config: authserver.Config{Metadata: map[string]any{"authorization_endpoint": nil}}, grpc: codes.FailedPrecondition, reason: "PROFILE_INVALID",
+			meta: []string{"variable", "OAUTH2_AUTH_URL"},
 		},
 		"no device endpoint": {
-			device: true, config: authserver.Config{Metadata: map[string]any{"device_authorization_endpoint": nil}}, grpc: denied, reason: "REQUEST_REFUSED", message: "OAUTH2_DEVICE_URL",
+			device: true, config: authserver.Config{Metadata: map[string]any{"device_authorization_endpoint": nil}}, grpc: codes.FailedPrecondition, reason: "PROFILE_INVALID",
+			meta: []string{"variable", "OAUTH2_DEVICE_URL"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -489,7 +493,7 @@ func TestLoginBeforeItBegins(t *testing.T) {
 		message string
 		meta    []string
 	}{
-		"needs no person":  {profileStart("machine"), codes.FailedPrecondition, "PROFILE_INVALID", "need no login", []string{"profile", "machine", "line", "0", "variable", "OAUTH2_GRANT"}},
+		"needs no person":  {profileStart("machine"), codes.FailedPrecondition, "PROFILE_INVALID", "need no login", []string{"profile", "machine", "variable", "OAUTH2_GRANT"}},
 		"untrusted":        {profileStart("untrusted"), codes.FailedPrecondition, "UNTRUSTED", "", []string{"profile", "untrusted"}},
 		"missing":          {profileStart("dev/em"), codes.NotFound, "PROFILE_NOT_FOUND", "no such profile", []string{"profile", "dev/em", "suggestion", "dev/me"}},
 		"no target":        {&tokendv1.LoginRequest_Start{}, codes.InvalidArgument, "REQUEST_INVALID", "profile: ", nil},
@@ -582,6 +586,32 @@ func TestLoginCallerGoesAway(t *testing.T) {
 			w.mustLogin(t, "a", server)
 		})
 	}
+}
+
+// Nor does the browser wait for what will not come.
+func TestLoginCallerGoesAwayLate(t *testing.T) {
+	w := newInitialized(t)
+	server := people(t, authserver.Config{})
+	w.put(t, "a", loginText(server))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	event, err := w.begin(t, ctx, profileStart("a")).Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.AnyClient().Then(authserver.Answer{Hang: true})
+	page := make(chan string)
+	go func() { page <- browse(t, t.Context(), event.GetOpenUrl().GetUrl()) }()
+	if err := server.Await(t.Context(), "/token", 1); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if got := <-page; !strings.Contains(got, "Login failed") {
+		t.Errorf("the browser ended at %s", got)
+	}
+	w.mustLogin(t, "a", server)
+	wantClosed(t, event.GetOpenUrl().GetRedirectUrl())
+	w.wantSessions(t, 1)
 }
 
 // A caller that has no more to say still hears.
@@ -734,6 +764,67 @@ func TestSessionsSurviveRestart(t *testing.T) {
 	w.wantLoggedOut(t, "b")
 }
 
+// Who has consented is not asked again, even if the terminal is closed before
+// the browser has seen the end.
+func TestLoginKeptAfterConsent(t *testing.T) {
+	w := newInitialized(t)
+	server := people(t, authserver.Config{})
+	w.put(t, "a", loginText(server))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	event, err := w.begin(t, ctx, profileStart("a")).Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp := send(t, t.Context(), redirect(t, event.GetOpenUrl().GetUrl()), func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse })
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusSeeOther {
+		t.Fatalf("status %s", resp.Status)
+	}
+	cancel()
+	// Another login begins once that one has ended.
+	if _, err := w.begin(t, t.Context(), profileStart("a")).Recv(); err != nil {
+		t.Fatal(err)
+	}
+	w.mustGet(t, "a")
+	if n := server.Count("/token"); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+	w.wantSessions(t, 1)
+}
+
+// Of many who log in to one profile, each ends the one before.
+func TestLoginRace(t *testing.T) {
+	w := newInitialized(t)
+	server := people(t, authserver.Config{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	w.put(t, "a", loginText(server, "OAUTH2_REDIRECT_URL=http://"+l.Addr().String()+"/callback"))
+	var all sync.WaitGroup
+	var finished atomic.Int32
+	for range 20 {
+		all.Go(func() {
+			_, err := w.login(t, profileStart("a"), &person{server: server, open: func(e *tokendv1.LoginResponse_OpenURL) *tokendv1.LoginRequest {
+				return redirection(redirect(t, e.GetUrl()))
+			}})
+			if err == nil {
+				finished.Add(1)
+			} else if r := reasonOf(t, err); r.Reason != "VERSION_CHANGED" {
+				t.Errorf("a login ended with %v", err)
+			}
+		})
+	}
+	all.Wait()
+	if finished.Load() == 0 {
+		t.Error("none came to its end")
+	}
+	w.mustGet(t, "a")
+	w.wantSessions(t, 1)
+}
+
 // A session of a profile that is no more would be nobody's.
 func TestLoginOfChangedProfile(t *testing.T) {
 	w := newInitialized(t)
@@ -766,7 +857,32 @@ func TestLoginOfChangedProfile(t *testing.T) {
 				t.Errorf("done: %v", done)
 			}
 			w.wantSessions(t, 0)
+			if l := server.Ledger(""); l.Valid != 0 {
+				t.Errorf("%d refresh tokens are good that nobody has", l.Valid)
+			}
 		})
+	}
+}
+
+// An answer to what was not asked is in nobody's way.
+func TestLoginStrayAnswer(t *testing.T) {
+	w := newInitialized(t)
+	server := people(t, authserver.Config{})
+	w.put(t, "a", loginText(server))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	stream := w.begin(t, ctx, profileStart("a"))
+	event, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, answer := range []*tokendv1.LoginRequest{confirmation(true), startMessage(profileStart("b")), {}, redirection(redirect(t, event.GetOpenUrl().GetUrl()))} {
+		if err := stream.Send(answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if done, err := stream.Recv(); done.GetDone() == nil {
+		t.Errorf("%v, %v", done, err)
 	}
 }
 

@@ -114,6 +114,9 @@ func TestLoginURLRace(t *testing.T) {
 		t.Error("the newer text is lost")
 	}
 	w.wantSessions(t, 0)
+	if l := server.Ledger(""); l.Issued != 1 || l.Valid != 0 {
+		t.Errorf("%d refresh tokens are good that nobody has", l.Valid)
+	}
 }
 
 func TestLoginURLByDevice(t *testing.T) {
@@ -236,8 +239,9 @@ func TestLoginURLRefusals(t *testing.T) {
 	}
 }
 
-// What cannot be written in the end is not begun.
-func TestLoginURLIsNotForNothing(t *testing.T) {
+// Where a profile cannot be written nothing is, and a name that is taken is known
+// before a client is registered.
+func TestLoginURLThatCannotBeWritten(t *testing.T) {
 	w := newInitialized(t)
 	server := people(t, authserver.Config{Registration: true})
 	w.put(t, "Api", w.text())
@@ -249,7 +253,11 @@ func TestLoginURLIsNotForNothing(t *testing.T) {
 		return err
 	}
 	wantReason(t, login("team/a"), codes.FailedPrecondition, "UNTRUSTED", "folder team/", "profile", "team/a", "folder", "team/")
+	asked := len(server.Requests())
 	wantReason(t, login("api"), codes.AlreadyExists, "ALREADY_EXISTS", "", "profile", "api", "suggestion", "Api")
+	if len(server.Requests()) != asked {
+		t.Error("the server was asked for nothing")
+	}
 	if err := os.Chmod(w.settings.TrustFile(), 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +268,6 @@ func TestLoginURLIsNotForNothing(t *testing.T) {
 		t.Error("a profile was written")
 	}
 	w.wantSessions(t, 0)
-	t.Logf("%d clients were registered", server.Count("/register"))
 }
 
 // Where no name is given, the host is one.

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 
 	"tokend/internal/envfile"
 	"tokend/oauth"
@@ -69,14 +68,14 @@ func (s *profiles) Register(stream tokendv1grpc.ProfileService_RegisterServer) e
 	}
 	made, err := oauth.RegisterUser(ctx, start.GetUrl(), user.GetName(), oauth.NewSecret(user.GetPassword()), oauth.Transport{})
 	var answer *oauth.Error
-	if errors.As(err, &answer) {
-		if answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden {
-			return failure(tokendv1.Reason_REASON_CLIENT_REFUSED, answer.Error(), "profile", name,
-				"oauth_error", answer.Code, "http_status", strconv.Itoa(answer.Status))
-		}
+	switch {
+	case err == nil:
+	case errors.As(err, &answer) && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden):
+		return failure(tokendv1.Reason_REASON_CLIENT_REFUSED, answer.Error(), "profile", name,
+			"oauth_error", answer.Code, "http_status", strconv.Itoa(answer.Status))
+	case errors.As(err, &answer):
 		return answerError(name, "", answer, answer.RetryAfter)
-	}
-	if err != nil {
+	default:
 		return err
 	}
 	text := profile.Format([]envfile.Var{
@@ -88,7 +87,7 @@ func (s *profiles) Register(stream tokendv1grpc.ProfileService_RegisterServer) e
 		{Name: "OAUTH2_CLIENT_AUTH", Value: string(oauth.ClientSecretBasic)},
 	})
 	if made.ID != "" && made.ID != made.Key {
-		text = append([]byte("# Registered as client_id "+oneLine(made.ID)+"\n"), text...)
+		text = append([]byte("# Registered as client_id "+made.ID+"\n"), text...)
 	}
 	put, err := h.profiles.Put(ctx, name, text, version)
 	if err != nil {
@@ -102,14 +101,4 @@ func (s *profiles) Register(stream tokendv1grpc.ProfileService_RegisterServer) e
 	s.d.log.Info("client registered", "profile", name, "by", caller(ctx))
 	return stream.Send(&tokendv1.RegisterResponse{Event: &tokendv1.RegisterResponse_Done_{Done: &tokendv1.RegisterResponse_Done{
 		Profile: name, ClientId: made.ID, Version: string(put), Trust: t}}})
-}
-
-// oneLine keeps what a comment of one line can have.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, s)
 }

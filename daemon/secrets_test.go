@@ -192,8 +192,8 @@ func TestNoSecretLeaves(t *testing.T) {
 		_, _, _ = w.register(t, register, password)
 	}
 	sessions := w.records(t)
+	server.AnyClient().Then(authserver.Answer{Endpoint: "revoke", Status: 503})
 	for name := range texts {
-		server.AnyClient().Then(authserver.Answer{Endpoint: "revoke", Status: 503})
 		_, _ = w.profiles.Logout(ctx, &tokendv1.LogoutRequest{Profile: "moved/" + name})
 	}
 	_, _ = w.tokens.RevokeTokens(ctx, &tokendv1.RevokeTokensRequest{All: true})
@@ -249,7 +249,7 @@ func TestNoSecretLeaves(t *testing.T) {
 	for c, what := range canaries {
 		for _, s := range tap.said {
 			if strings.Contains(s.text, c) && !(s.method == "GetToken" && what == "a token") {
-				t.Errorf("%s says %s: %q is in %s", s.method, what, c, s.text)
+				t.Errorf("%s says %s: %q is in %q", s.method, what, c, s.text)
 			}
 		}
 		if strings.Contains(w.log.String(), c) {

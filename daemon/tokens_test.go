@@ -272,7 +272,6 @@ func TestMoveRaceKeepsSession(t *testing.T) {
 	w := newInitialized(t)
 	server := people(t, authserver.Config{})
 	ctx := t.Context()
-	lost := 0
 	for round := range 12 {
 		from, to := "from", "to"
 		version := w.put(t, from, loginText(server, "A=old")).GetVersion()
@@ -287,8 +286,6 @@ func TestMoveRaceKeepsSession(t *testing.T) {
 		name := from
 		if w.version(t, from) == "" {
 			name = to
-		} else {
-			lost++
 		}
 		if _, err := w.profiles.DeleteProfile(ctx, &tokendv1.DeleteProfileRequest{Name: name}); err != nil {
 			t.Fatal(err)
@@ -298,7 +295,6 @@ func TestMoveRaceKeepsSession(t *testing.T) {
 			t.Fatalf("round %d, the text is now %s", round, name)
 		}
 	}
-	t.Logf("%d moves lost", lost)
 }
 
 // Sessions that cannot be written are in memory, and told of.
@@ -324,6 +320,12 @@ func TestUnsavedSession(t *testing.T) {
 	if got := w.mustGet(t, "a"); !got.GetDegraded() || !strings.Contains(got.GetWarning(), "in memory only") {
 		t.Errorf("degraded %v, %q", got.GetDegraded(), got.GetWarning())
 	}
+
+	// Who ends the daemon is told once what would be lost.
+	_, err = w.daemon.Stop(t.Context(), &tokendv1.StopRequest{})
+	wantReason(t, err, codes.Unavailable, "STORE_UNAVAILABLE", "in memory only, and would be lost: a;")
+	w.mustGet(t, "a")
+	w.stop(t)
 }
 
 // After the identity was lost, what it kept is in nobody's way.

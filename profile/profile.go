@@ -82,6 +82,10 @@ type Profile struct {
 	Others []envfile.Var
 }
 
+// Kept reports whether tokens come of a session that is kept: a person's login,
+// or a refresh token.
+func (p *Profile) Kept() bool { return p.Interactive() || p.Request.Grant == oauth.GrantRefreshToken }
+
 // Interactive reports whether a person must take part in the grant.
 func (p *Profile) Interactive() bool {
 	return p.Request.Grant == oauth.GrantAuthorizationCode || p.Request.Grant == oauth.GrantDeviceCode

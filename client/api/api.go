@@ -170,7 +170,8 @@ const (
 	// SETTINGS_INVALID, STORE_UNAVAILABLE.
 	MethodReload = "/tokend.v1.DaemonService/Reload"
 	// Stop ends the daemon once the calls that are under way have been answered,
-	// or after 10 s.
+	// or after 10 s. Reasons: STORE_UNAVAILABLE, once, where a session is in memory
+	// only and would be lost; the next Stop is obeyed.
 	MethodStop = "/tokend.v1.DaemonService/Stop"
 )
 
@@ -467,6 +468,10 @@ type LoginResponseServerFound struct {
 	// Name of the profile that is going to be written.
 	Profile string   `pb:"5"`
 	Scopes  []string `pb:"6"`
+	// Where the code and the client's secret are going to be sent.
+	TokenEndpoint string `pb:"7"`
+	// Where the client is going to be registered, or empty.
+	RegistrationEndpoint string `pb:"8"`
 }
 
 // LoginResponseInitialAccessTokenNeeded says that the server registers nobody without one.

@@ -918,10 +918,14 @@ type LoginResponse_ServerFound struct {
 	// A new client is going to be registered there.
 	Registers bool `protobuf:"varint,4,opt,name=registers,proto3" json:"registers,omitempty"`
 	// Name of the profile that is going to be written.
-	Profile       string   `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
-	Scopes        []string `protobuf:"bytes,6,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Profile string   `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
+	Scopes  []string `protobuf:"bytes,6,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Where the code and the client's secret are going to be sent.
+	TokenEndpoint string `protobuf:"bytes,7,opt,name=token_endpoint,json=tokenEndpoint,proto3" json:"token_endpoint,omitempty"`
+	// Where the client is going to be registered, or empty.
+	RegistrationEndpoint string `protobuf:"bytes,8,opt,name=registration_endpoint,json=registrationEndpoint,proto3" json:"registration_endpoint,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *LoginResponse_ServerFound) Reset() {
@@ -994,6 +998,20 @@ func (x *LoginResponse_ServerFound) GetScopes() []string {
 		return x.Scopes
 	}
 	return nil
+}
+
+func (x *LoginResponse_ServerFound) GetTokenEndpoint() string {
+	if x != nil {
+		return x.TokenEndpoint
+	}
+	return ""
+}
+
+func (x *LoginResponse_ServerFound) GetRegistrationEndpoint() string {
+	if x != nil {
+		return x.RegistrationEndpoint
+	}
+	return ""
 }
 
 // InitialAccessTokenNeeded says that the server registers nobody without one.
@@ -1613,22 +1631,23 @@ const file_tokend_v1_login_proto_rawDesc = "" +
 	"\x12METHOD_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eMETHOD_BROWSER\x10\x01\x12\x11\n" +
 	"\rMETHOD_DEVICE\x10\x02B\t\n" +
-	"\amessage\"\xcc\n" +
-	"\n" +
+	"\amessage\"\xa8\v\n" +
 	"\rLoginResponse\x12I\n" +
 	"\fserver_found\x18\x01 \x01(\v2$.tokend.v1.LoginResponse.ServerFoundH\x00R\vserverFound\x12r\n" +
 	"\x1binitial_access_token_needed\x18\x02 \x01(\v21.tokend.v1.LoginResponse.InitialAccessTokenNeededH\x00R\x18initialAccessTokenNeeded\x12=\n" +
 	"\bopen_url\x18\x03 \x01(\v2 .tokend.v1.LoginResponse.OpenURLH\x00R\aopenUrl\x12@\n" +
 	"\tshow_code\x18\x04 \x01(\v2!.tokend.v1.LoginResponse.ShowCodeH\x00R\bshowCode\x129\n" +
 	"\x06notice\x18\x05 \x01(\v2\x1f.tokend.v1.LoginResponse.NoticeH\x00R\x06notice\x123\n" +
-	"\x04done\x18\x06 \x01(\v2\x1d.tokend.v1.LoginResponse.DoneH\x00R\x04done\x1a\xc8\x01\n" +
+	"\x04done\x18\x06 \x01(\v2\x1d.tokend.v1.LoginResponse.DoneH\x00R\x04done\x1a\xa4\x02\n" +
 	"\vServerFound\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x125\n" +
 	"\x16authorization_endpoint\x18\x03 \x01(\tR\x15authorizationEndpoint\x12\x1c\n" +
 	"\tregisters\x18\x04 \x01(\bR\tregisters\x12\x18\n" +
 	"\aprofile\x18\x05 \x01(\tR\aprofile\x12\x16\n" +
-	"\x06scopes\x18\x06 \x03(\tR\x06scopes\x1aO\n" +
+	"\x06scopes\x18\x06 \x03(\tR\x06scopes\x12%\n" +
+	"\x0etoken_endpoint\x18\a \x01(\tR\rtokenEndpoint\x123\n" +
+	"\x15registration_endpoint\x18\b \x01(\tR\x14registrationEndpoint\x1aO\n" +
 	"\x18InitialAccessTokenNeeded\x123\n" +
 	"\x15registration_endpoint\x18\x01 \x01(\tR\x14registrationEndpoint\x1ay\n" +
 	"\aOpenURL\x12\x10\n" +

@@ -44,7 +44,8 @@ type DaemonServiceClient interface {
 	// SETTINGS_INVALID, STORE_UNAVAILABLE.
 	Reload(ctx context.Context, in *v1.ReloadRequest, opts ...grpc.CallOption) (*v1.ReloadResponse, error)
 	// Stop ends the daemon once the calls that are under way have been answered,
-	// or after 10 s.
+	// or after 10 s. Reasons: STORE_UNAVAILABLE, once, where a session is in memory
+	// only and would be lost; the next Stop is obeyed.
 	Stop(ctx context.Context, in *v1.StopRequest, opts ...grpc.CallOption) (*v1.StopResponse, error)
 }
 
@@ -117,7 +118,8 @@ type DaemonServiceServer interface {
 	// SETTINGS_INVALID, STORE_UNAVAILABLE.
 	Reload(context.Context, *v1.ReloadRequest) (*v1.ReloadResponse, error)
 	// Stop ends the daemon once the calls that are under way have been answered,
-	// or after 10 s.
+	// or after 10 s. Reasons: STORE_UNAVAILABLE, once, where a session is in memory
+	// only and would be lost; the next Stop is obeyed.
 	Stop(context.Context, *v1.StopRequest) (*v1.StopResponse, error)
 	mustEmbedUnimplementedDaemonServiceServer()
 }

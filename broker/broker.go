@@ -6,6 +6,7 @@ package broker
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,8 @@ const (
 	// longestLife caps lifetimes of grants that need no person: such a token
 	// is cheap to replace, and a server that means years is more often wrong.
 	longestLife = 24 * time.Hour
+	// secretNotice is how long before its end a client secret is warned of.
+	secretNotice = 14 * 24 * time.Hour
 	// closeTime is how long Close waits for refresh tokens that are being spent.
 	closeTime = 5 * time.Second
 	// maxToken is the size of the largest token, with the scopes granted: what
@@ -120,6 +123,7 @@ type Config struct {
 // Broker hands out tokens. Its methods may be called at the same time.
 type Broker struct {
 	Config
+	id     string          // of this process, to know its own marks by
 	ctx    context.Context // of every flight; ended by Close
 	cancel context.CancelFunc
 
@@ -128,20 +132,21 @@ type Broker struct {
 	discovery group[discoveryKey, *oauth.Metadata]
 	turns     turns
 	keepers   sync.WaitGroup
+	saver     *keeper        // of unsaved
+	teller    *keeper        // of queued
 	spends    sync.WaitGroup // renewals between sending a refresh token and keeping the next
 
 	// mu guards the fields that follow. It is never held across I/O.
 	mu       sync.Mutex
-	facts    map[string]*facts // by profile name, as are unsaved, provers and spending
+	facts    map[string]*facts // by profile name, as are unsaved, queued and provers
 	tokens   map[key]*entry
 	sweepAt  int // len(tokens) at which the next sweep is due
 	metadata map[discoveryKey]*discovered
 	unsaved  map[string]*held       // sessions that could not be written
 	queued   map[string]int         // how many revocations a session has still to tell
 	waits    map[edge]int           // how many fetches of one profile wait for another's token
-	keeping  bool                   // a keeper runs
+	resumed  bool                   // Resume has been called
 	provers  map[string]*oauth.DPoP // keys that prove possession
-	spending map[string]string      // refresh tokens that this process has begun to spend, by fingerprint
 }
 
 // New returns a Broker with an empty cache.
@@ -151,6 +156,9 @@ func New(c Config) *Broker {
 		Config:   c,
 		ctx:      ctx,
 		cancel:   cancel,
+		id:       rand.Text(),
+		saver:    newSaver(),
+		teller:   newTeller(),
 		facts:    make(map[string]*facts),
 		tokens:   make(map[key]*entry),
 		sweepAt:  firstSweep,
@@ -159,7 +167,6 @@ func New(c Config) *Broker {
 		queued:   make(map[string]int),
 		waits:    make(map[edge]int),
 		provers:  make(map[string]*oauth.DPoP),
-		spending: make(map[string]string),
 	}
 }
 
@@ -174,7 +181,9 @@ func (b *Broker) Close() {
 	case <-spent:
 	case <-patience.C:
 	}
-	b.cancel()
+	b.mu.Lock()
+	b.cancel() // with mu: no keeper starts any more
+	b.mu.Unlock()
 	b.loads.wait()
 	b.fetches.wait()
 	b.discovery.wait()
@@ -320,8 +329,7 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 		err = &LoginError{Why: onlyOne}
 	case err == nil:
 		t, err = m.fresh(b.Now(), r)
-	}
-	if err != nil && m == nil && !isOurs(err) {
+	case !isOurs(err):
 		if last, ok := b.tokens[k].lastResort(b.Now(), r, err); ok {
 			t, err = last, nil
 		}
@@ -425,6 +433,13 @@ func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration
 	if err != nil && (!errors.As(err, &answered) || errors.As(err, new(*SubjectError))) {
 		return nil, err // not for the server to say, and so not remembered
 	}
+	var m *made
+	if err == nil {
+		m = makeToken(p, g)
+		b.Log.Info("new token", "profile", k.profile, "lifetime", m.life, "took", b.Now()-g.sent)
+	} else {
+		b.Log.Warn("no token", "profile", k.profile, "err", err)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ctx.Err() != nil && err != nil {
@@ -434,7 +449,7 @@ func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration
 		if err != nil {
 			return nil, &RefusedError{err, 0, suspect(p, err)}
 		}
-		return makeToken(p, g), nil // for the callers of this flight only
+		return m, nil // for the callers of this flight only
 	}
 	e = b.tokens[k]
 	if e == nil {
@@ -444,14 +459,11 @@ func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration
 	}
 	e.sent = g.sent
 	if err != nil {
-		b.Log.Warn("no token", "profile", k.profile, "err", err)
 		e.err, e.closed, e.suspect = err, fetchGap, suspect(p, err)
 		e.closed = max(e.closed, answered.RetryAfter)
 		return nil, e.refusal(b.Now())
 	}
 	f.made = g.sent
-	m := makeToken(p, g)
-	b.Log.Info("new token", "profile", k.profile, "lifetime", m.life, "took", b.Now()-g.sent)
 	e.err, e.token = nil, m
 	if m.life == 0 {
 		e.token = nil // for the callers of this flight only
@@ -467,10 +479,6 @@ func (b *Broker) obtain(ctx context.Context, k key, text *profile.Text, renewal 
 		return g, nil, err
 	}
 	g, err = b.grant(ctx, p, k, renewal)
-	if err == nil && len(g.AccessToken.Reveal())+len(strings.Join(g.Scopes, " ")) > maxToken {
-		err = &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true,
-			Err: fmt.Errorf("token and scopes are larger than %d bytes", maxToken)}
-	}
 	return g, p, err
 }
 
@@ -486,6 +494,8 @@ func suspect(p *Prepared, err error) string {
 	}
 	client, grant := p.Client, p.Profile.Request.Grant
 	switch {
+	case answer.Code == "invalid_dpop_proof" || answer.Code == "use_dpop_nonce":
+		return "OAUTH2_DPOP"
 	case p.Profile.GitHub != nil && answer.Status == http.StatusNotFound:
 		return "GITHUB_INSTALLATION"
 	case p.Profile.GitHub != nil && answer.Status == http.StatusForbidden:
@@ -524,8 +534,15 @@ func makeToken(p *Prepared, g got) *made {
 		sent:    g.sent,
 		life:    g.Lifetime,
 		scopes:  g.Scopes,
-		party:   party{p.Client.ID, p.Client.TokenURL},
+		party:   party{p.Profile.Client.ID, p.Client.TokenURL},
 		warning: strings.Join(g.Warnings, "; "),
+	}
+	if ends := p.Profile.SecretExpires; !ends.IsZero() && p.Client.Secret == p.Profile.Client.Secret {
+		if left := time.Until(ends); left <= 0 {
+			m.warn("CLIENT_SECRET_EXPIRES_AT has passed: " + ends.UTC().Format(time.RFC3339))
+		} else if left < secretNotice {
+			m.warn(fmt.Sprintf("CLIENT_SECRET expires in %d days: %s", int(left/(24*time.Hour)), ends.UTC().Format(time.RFC3339)))
+		}
 	}
 	switch grant := p.Profile.Request.Grant; grant {
 	case oauth.GrantClientCredentials:
@@ -539,7 +556,7 @@ func makeToken(p *Prepared, g got) *made {
 	}
 	m.saved = g.saved
 	if g.Type == "DPoP" {
-		m.prover = p.Client.DPoP
+		m.prover, m.endpoints = p.Client.DPoP, p.allEndpoints()
 	}
 	return m
 }
@@ -577,6 +594,8 @@ func (b *Broker) Drop() {
 	defer b.mu.Unlock()
 	clear(b.facts)
 	clear(b.tokens)
+	clear(b.provers)
+	b.resumed = false
 }
 
 // Cached returns how many living tokens are held.

@@ -46,6 +46,16 @@ type made struct {
 	// (client credentials).
 	renewal oauth.Secret
 	prover  *oauth.DPoP // of the key that it is bound to; nil: a bearer token
+	// endpoints are the authorization server's, for which nothing is proved; nil
+	// without prover.
+	endpoints []string
+}
+
+func (m *made) warn(of string) {
+	if m.warning != "" {
+		m.warning += "; "
+	}
+	m.warning += of
 }
 
 func (m *made) remaining(now time.Duration) time.Duration { return m.sent + m.life - now }

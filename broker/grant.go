@@ -116,6 +116,10 @@ func (b *Broker) ask(ctx context.Context, p *Prepared, r oauth.Request) (g got, 
 			g.Token = &oauth.Token{RefreshToken: g.RefreshToken, Date: g.Date}
 			return g, &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true, Status: http.StatusOK,
 				Err: errors.New("the token is not bound to our key, as OAUTH2_DPOP=on wants it")}
+		case err == nil && len(g.AccessToken.Reveal())+len(strings.Join(g.Scopes, " ")) > maxToken:
+			g.Token = &oauth.Token{RefreshToken: g.RefreshToken, Date: g.Date}
+			return g, &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true, Status: http.StatusOK,
+				Err: fmt.Errorf("token and scopes are larger than %d bytes", maxToken)}
 		case !errors.As(err, &answer):
 			return g, err
 		}

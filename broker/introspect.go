@@ -40,6 +40,9 @@ func (b *Broker) Introspect(ctx context.Context, r Request) (*Introspection, err
 	if err != nil {
 		return nil, err
 	}
+	if p.Version != t.Version {
+		return nil, errChanged // it may be another server's by now
+	}
 	in := &Introspection{Token: t}
 	claims, isJWT := oauth.JWTClaims(t.Access.Reveal())
 	if endpoint := p.Endpoints.Introspection; endpoint != "" {
@@ -83,36 +86,31 @@ func (b *Broker) Proof(ctx context.Context, name string, access oauth.Secret, me
 	if err != nil {
 		return "", &PlaceError{"the URL " + err.Error()}
 	}
-	p, err := b.Prepare(ctx, name)
+	// As for a token that is handed out: the text is trusted, or was when it was
+	// read, and is still the same.
+	f, err := b.factsFor(ctx, name)
 	if err != nil {
 		return "", err
 	}
-	var prover *oauth.DPoP
+	var bound *made
 	for _, m := range b.cachedOf(name) {
-		if m.access == access && m.prover != nil {
-			prover = m.prover
+		if m.access == access && m.prover != nil && m.version == f.version {
+			bound = m
 		}
 	}
-	if prover == nil {
+	if bound == nil {
 		return "", ErrNotOurs
 	}
-	if origins := p.Profile.APIOrigins; len(origins) > 0 && !inOrigins(u, origins) {
+	if len(f.apiOrigins) > 0 && !inOrigins(u, f.apiOrigins) {
 		return "", &PlaceError{"the URL is at none of the profile's API_URL origins"}
 	}
 	// Such a proof could be shown beside a stolen refresh token or code.
-	ours := []oauth.Endpoints{p.Endpoints}
-	if p.Metadata != nil {
-		ours = append(ours, p.Metadata.Endpoints, p.Metadata.MTLS)
-	}
-	for _, e := range ours {
-		for _, endpoint := range []string{e.Token, e.PushedAuthorization, e.Authorization, e.DeviceAuthorization,
-			e.Introspection, e.Revocation, e.Registration} {
-			if place, err := url.Parse(endpoint); endpoint != "" && err == nil && samePlace(u, place) {
-				return "", &PlaceError{"the URL is an endpoint of the authorization server"}
-			}
+	for _, endpoint := range bound.endpoints {
+		if place, err := url.Parse(endpoint); err == nil && samePlace(u, place) {
+			return "", &PlaceError{"the URL is an endpoint of the authorization server"}
 		}
 	}
-	return prover.Proof(method, target, access, nonce)
+	return bound.prover.Proof(method, target, access, nonce)
 }
 
 func inOrigins(u *url.URL, origins []string) bool {

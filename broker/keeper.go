@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -11,13 +12,9 @@ import (
 	"tokend/store"
 )
 
-const (
-	keepFirst = time.Second
-	keepLast  = time.Minute
-	// revocationLife is how long a server that cannot be reached is told that a
-	// token is revoked: no token worth that lives longer unused.
-	revocationLife = 30 * 24 * time.Hour
-)
+// revocationLife is how long a server that cannot be reached is told that a
+// token is revoked: no token worth that lives longer unused.
+const revocationLife = 30 * 24 * time.Hour
 
 // revocation is a token whose server is still to be told (RFC 7009).
 type revocation struct {
@@ -29,18 +26,34 @@ type revocation struct {
 	Since    time.Time `json:"since"` // in UTC and whole seconds
 }
 
-// keepLater has sessions written that could not be, and servers told of
-// revocations that could not be reached: soon, and then less and less often,
-// until all is done.
-func (b *Broker) keepLater() {
+// A keeper does again what could not be done, less and less often, until all is
+// done.
+type keeper struct {
+	last    time.Duration      // the longest wait between two rounds
+	round   func(*Broker)      // tries everything once
+	left    func(*Broker) bool // something is still to be done; the caller holds mu
+	running bool               // guarded by the Broker's mu
+}
+
+func newSaver() *keeper {
+	return &keeper{last: time.Minute, round: (*Broker).saveAll, left: func(b *Broker) bool { return len(b.unsaved) > 0 }}
+}
+
+// A teller asks less often: each of its rounds may run a profile's commands.
+func newTeller() *keeper {
+	return &keeper{last: time.Hour, round: (*Broker).tellAll, left: func(b *Broker) bool { return len(b.queued) > 0 }}
+}
+
+// keepLater starts k unless it runs.
+func (b *Broker) keepLater(k *keeper) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.keeping || b.ctx.Err() != nil {
+	if k.running || b.ctx.Err() != nil {
 		return
 	}
-	b.keeping = true
+	k.running = true
 	b.keepers.Go(func() {
-		for wait := keepFirst; ; wait = min(2*wait, keepLast) {
+		for wait := time.Second; ; wait = min(2*wait, k.last) {
 			timer := time.NewTimer(wait)
 			select {
 			case <-timer.C:
@@ -48,26 +61,29 @@ func (b *Broker) keepLater() {
 				timer.Stop()
 				return
 			}
-			if b.keepNow() {
+			k.round(b)
+			b.mu.Lock()
+			k.running = k.left(b)
+			running := k.running
+			b.mu.Unlock()
+			if !running {
 				return
 			}
 		}
 	})
 }
 
-// keepNow tries everything once, and says whether nothing is left.
-func (b *Broker) keepNow() bool {
+func (b *Broker) saveAll() {
 	for _, name := range b.Unsaved() {
 		b.try(b.ctx, name, b.saveAgain)
 	}
+}
+
+func (b *Broker) tellAll() {
 	b.mu.Lock()
 	queued := slices.Collect(maps.Keys(b.queued))
 	b.mu.Unlock()
 	each(queued, func(_ int, name string) { b.try(b.ctx, name, b.tellAgain) })
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.keeping = len(b.unsaved) > 0 || len(b.queued) > 0
-	return !b.keeping
 }
 
 func (b *Broker) try(ctx context.Context, name string, what func(context.Context, string) error) {
@@ -103,6 +119,10 @@ func (b *Broker) tellAgain(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if len(s.Revocations) == 0 {
+		b.setQueued(name, 0)
+		return nil
+	}
 	return b.tell(ctx, name, s.Revocations).unreached
 }
 
@@ -121,13 +141,19 @@ type told struct {
 // turn, so that nobody else waits for them.
 func (b *Broker) tell(ctx context.Context, name string, list []revocation) told {
 	var t told
+	var done []revocation
+	list = slices.Clone(list)
+	for i := len(list) - 1; i >= 0; i-- {
+		if r := list[i]; time.Since(r.Since) > revocationLife {
+			done, list = append(done, r), slices.Delete(list, i, i+1)
+			t.problem = "the server could not be told for too long"
+		}
+	}
 	p, err := b.Prepare(ctx, name)
 	if err != nil && (!isOurs(err) || errors.As(err, new(*valuesError))) {
 		// A confidential client may well be one again when this has passed.
-		t.left, t.unreached = len(list), err
-		return t
+		t.left, t.unreached, list = len(list), err, nil
 	}
-	var done []revocation
 	for _, r := range list {
 		// Without a profile, or with one that has become another client's, the
 		// token itself is all that there is to show: enough for public clients.
@@ -150,7 +176,7 @@ func (b *Broker) tell(ctx context.Context, name string, list []revocation) told 
 		case err == nil:
 			t.revoked++
 			b.Log.Info("token revoked", "profile", name, "kind", r.Hint)
-		case err == errNoEndpoint, errors.As(err, &answer) && answer.Kind != oauth.Temporary, time.Since(r.Since) > revocationLife:
+		case err == errNoEndpoint, errors.As(err, &answer) && answer.Kind != oauth.Temporary:
 			t.problem = err.Error()
 			b.Log.Warn("a token is not revoked", "profile", name, "err", err)
 		default:
@@ -184,7 +210,6 @@ func (b *Broker) untell(ctx context.Context, name string, done []revocation) err
 		return err
 	}
 	h.Revocations = slices.DeleteFunc(slices.Clone(h.Revocations), func(r revocation) bool { return slices.Contains(done, r) })
-	b.setQueued(name, len(h.Revocations))
 	return b.keep(ctx, h)
 }
 
@@ -202,6 +227,12 @@ func (b *Broker) setQueued(name string, n int) {
 // Resume takes up what an earlier daemon could not finish. It returns at once;
 // the sessions must be readable.
 func (b *Broker) Resume() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.resumed || b.ctx.Err() != nil {
+		return
+	}
+	b.resumed = true
 	b.keepers.Go(func() {
 		entries, err := b.Sessions.List(b.ctx)
 		if err != nil {
@@ -217,7 +248,7 @@ func (b *Broker) Resume() {
 			found = true
 		}
 		if found {
-			b.keepLater()
+			b.keepLater(b.teller)
 		}
 	})
 }
@@ -246,7 +277,10 @@ func (b *Broker) Orphans(ctx context.Context) ([]string, error) {
 		if err != nil || version != "" {
 			continue
 		}
-		if s, err := b.peek(ctx, e.Name); errors.Is(err, store.ErrLocked) || err == nil && (s.RefreshToken != "" || s.Access != nil) {
+		// Without a turn: who asks for the status waits for nobody.
+		data, _, err := b.Sessions.Get(ctx, e.Name)
+		var s session
+		if errors.Is(err, store.ErrLocked) || err == nil && json.Unmarshal(data, &s) == nil && (s.RefreshToken != "" || s.Access != nil) {
 			names = append(names, e.Name)
 		}
 	}

@@ -124,7 +124,10 @@ func (b *Broker) prepare(ctx context.Context, k textKey, text *profile.Text, who
 			Err: errors.New("they name no token endpoint; set OAUTH2_TOKEN_URL")}}
 	}
 	client.AssertionAudience = ready.audience()
-	return ready, b.settleClient(ctx, ready)
+	if err := b.settleClient(ctx, ready); err != nil {
+		return nil, err
+	}
+	return ready, nil
 }
 
 // needsDiscovery says whether a token can only be asked for once the server's
@@ -143,6 +146,20 @@ func (r *Prepared) settle(m *oauth.Metadata) {
 		from = over(m.MTLS, from)
 	}
 	r.Endpoints = over(r.Endpoints, from)
+}
+
+// allEndpoints are all that is known of the server's.
+func (r *Prepared) allEndpoints() []string {
+	known := []oauth.Endpoints{r.Endpoints}
+	if r.Metadata != nil {
+		known = append(known, r.Metadata.Endpoints, r.Metadata.MTLS)
+	}
+	var list []string
+	for _, e := range known {
+		list = append(list, e.Token, e.PushedAuthorization, e.Authorization, e.DeviceAuthorization, e.Introspection, e.Revocation, e.Registration)
+	}
+	slices.Sort(list)
+	return slices.DeleteFunc(slices.Compact(list), func(s string) bool { return s == "" })
 }
 
 // over returns the endpoints of a, and those of b where a has none.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/url"
+	"strings"
 	"time"
 
 	"tokend/oauth"
@@ -27,9 +28,12 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	if err != nil {
 		return got{}, err
 	}
-	h.take(p)
+	h.copyFromText(p)
 	loginError := func(why string) error {
 		e := &LoginError{Why: why}
+		if h.Ended != "" {
+			e.Code = "invalid_grant"
+		}
 		if p.Profile.Request.Grant == oauth.GrantRefreshToken {
 			e.Variable = "OAUTH2_REFRESH_TOKEN"
 		}
@@ -52,8 +56,8 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		k.scopes = own.scopes
 		return h.access(b.Now(), isDefault && k == own, loginError)
 	}
-	if h.DPoPKey != "" && p.Client.DPoP == nil && p.Profile.DPoP != profile.Off {
-		// It was found out that the server wants it after p was prepared.
+	if h.DPoPKey != "" && p.Profile.DPoP != profile.Off && (p.Client.DPoP == nil || p.Client.DPoP.Key().JWK().Reveal() != h.DPoPKey) {
+		// Another one than when p was prepared.
 		if p.Client.DPoP, err = b.prover(p, h.DPoPKey); err != nil {
 			return got{}, err
 		}
@@ -65,18 +69,18 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	mark := fingerprint(spent)
 	// What came of it before is not known: no answer came, or the process was
 	// killed before one could.
-	uncertain := h.Spending == mark
-	interrupted := uncertain && !b.begun(p.Name, mark)
+	before, process, _ := strings.Cut(h.Spending, "@")
+	uncertain := before == mark
+	interrupted := uncertain && process != b.id
 	if !h.Fixed {
 		// What cannot be written now could not be written after the exchange
 		// either, and that would lose the new refresh token.
-		h.Spending = mark
+		if !interrupted {
+			h.Spending = mark + "@" + b.id
+		}
 		if err := b.save(ctx, h); err != nil {
 			return got{}, err
 		}
-	}
-	if !interrupted {
-		b.begin(p.Name, mark)
 	}
 
 	r.Grant = oauth.GrantRefreshToken
@@ -96,7 +100,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		return g, err
 	}
 
-	before := h.session
+	was := h.session
 	if err == nil || answer.Status != 0 || !answer.Sent && !uncertain {
 		h.Spending = ""
 	}
@@ -129,7 +133,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	if fromText {
 		h.taken(value, origin)
 	}
-	if h.changed(&before) {
+	if h.changed(&was) {
 		_ = b.keep(ctx, h) // callers are told as long as it is not written
 	}
 	if h.Ended != "" {
@@ -138,9 +142,9 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	return g, err
 }
 
-// take copies OAUTH2_REFRESH_TOKEN into the session, unless that value was
+// copyFromText copies OAUTH2_REFRESH_TOKEN into the session, unless that value was
 // taken before: one that was rotated away must never be sent again.
-func (h *held) take(p *Prepared) {
+func (h *held) copyFromText(p *Prepared) {
 	value := p.Profile.RefreshToken.Reveal()
 	before, known := h.Taken[fingerprint(value)]
 	switch {
@@ -178,18 +182,4 @@ func (h *held) access(now time.Duration, isDefault bool, loginError func(string)
 		t.Lifetime, t.LifetimeGiven = left, true
 	}
 	return g, nil
-}
-
-// begin and begun tell the renewals of this process from those that an earlier
-// one left behind.
-func (b *Broker) begin(name, mark string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.spending[name] = mark
-}
-
-func (b *Broker) begun(name, mark string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.spending[name] == mark
 }

@@ -591,7 +591,7 @@ func TestTokenTooLargeAtARenewal(t *testing.T) {
 	h.login(t, "dev/network")
 	h.fresh()
 	h.server.AnyClient().Then(authserver.Answer{Set: map[string]any{"access_token": strings.Repeat("a", 48<<10+1)}})
-	h.wantRefused(t, plain, 0, time.Second)
+	h.wantRefused(t, plain, 200, time.Second)
 	h.restart()
 	h.get(t, plain)
 }

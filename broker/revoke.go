@@ -28,24 +28,38 @@ type Revoked struct {
 // its trust is needed, but confidential clients cannot tell the server without.
 // store.ErrNotExist: there is neither a profile nor a session.
 func (b *Broker) Revoke(ctx context.Context, name string) (Revoked, error) {
-	result := Revoked{Profile: name}
-	mine, damaged, err := b.end(ctx, name, b.refreshTokenOf(ctx, name))
-	if damaged {
-		result.Problem = "the session's record could not be read: what was in it lives on"
+	e, err := b.end(ctx, name, true)
+	if err != nil {
+		return Revoked{Profile: name}, err
 	}
-	if err != nil || len(mine) == 0 {
-		return result, err
-	}
-	t := b.tell(ctx, name, mine)
-	result.Revoked, result.Queued, result.Problem = t.revoked, t.left, cmp.Or(t.problem, result.Problem)
-	if t.unreached != nil {
-		b.keepLater() //nolint:contextcheck // it goes on when its callers have gone
-	}
-	return result, nil
+	return b.finish(ctx, name, e), nil
 }
 
-// refreshTokenOf is the OAUTH2_REFRESH_TOKEN of a profile's text, if it has one
-// that can be read.
+// An ending is what has been ended here.
+type ending struct {
+	tell    []revocation // to servers; the session keeps them until that is done
+	damaged bool         // the record could not be read
+}
+
+// finish tells servers what has been ended here.
+func (b *Broker) finish(ctx context.Context, name string, e ending) Revoked {
+	result := Revoked{Profile: name}
+	if e.damaged {
+		result.Problem = "the session's record could not be read: what was in it lives on"
+	}
+	if len(e.tell) == 0 {
+		return result
+	}
+	t := b.tell(ctx, name, e.tell)
+	result.Revoked, result.Queued, result.Problem = t.revoked, t.left, cmp.Or(t.problem, result.Problem)
+	if t.unreached != nil {
+		b.keepLater(b.teller) //nolint:contextcheck // it goes on when its callers have gone
+	}
+	return result
+}
+
+// refreshTokenOf is the OAUTH2_REFRESH_TOKEN that stands in a profile's text. What
+// a command would say is not waited for.
 func (b *Broker) refreshTokenOf(ctx context.Context, name string) string {
 	version, err := b.Profiles.Stat(ctx, name)
 	if err != nil || version == "" {
@@ -55,38 +69,34 @@ func (b *Broker) refreshTokenOf(ctx context.Context, name string) string {
 	if err != nil {
 		return ""
 	}
-	values, err := b.Resolve(ctx, text.External())
-	if err != nil {
-		return ""
-	}
-	p, err := text.Profile(values)
+	p, err := text.Profile(nil)
 	if err != nil {
 		return ""
 	}
 	return p.RefreshToken.Reveal()
 }
 
-// end ends a profile's tokens here, durably, and returns what servers are to be
-// told of, which the session keeps until that is done. It waits for no server.
-// given is a refresh token that the text gives, which must not be taken again.
-func (b *Broker) end(ctx context.Context, name, given string) (mine []revocation, damaged bool, err error) {
+// end ends a profile's tokens here, durably, and waits for no server. Only who has
+// named the profile ends a record that cannot be read.
+func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, err error) {
+	given := b.refreshTokenOf(ctx, name)
 	release, err := b.turns.take(ctx, name)
 	if err != nil {
-		return nil, false, err
+		return e, err
 	}
 	defer release()
 	h, err := b.sessionOf(ctx, name)
-	damaged = errors.Is(err, errDamaged)
-	if err != nil && !damaged {
-		return nil, false, err
+	e.damaged = errors.Is(err, errDamaged)
+	if err != nil && !(e.damaged && named) {
+		return e, err
 	}
 	if h.version == "" && h.empty() {
 		version, err := b.Profiles.Stat(ctx, name)
 		if err != nil {
-			return nil, false, err
+			return e, err
 		}
 		if version == "" {
-			return nil, false, store.ErrNotExist
+			return e, store.ErrNotExist
 		}
 	}
 	own := party{h.ClientID, h.TokenURL}
@@ -100,7 +110,7 @@ func (b *Broker) end(ctx context.Context, name, given string) (mine []revocation
 		if of == own {
 			r.URL = h.RevocationURL
 		}
-		mine = append(mine, r)
+		e.tell = append(e.tell, r)
 	}
 	add(own, oauth.NewSecret(h.RefreshToken), "refresh_token")
 	if h.Access != nil {
@@ -117,16 +127,15 @@ func (b *Broker) end(ctx context.Context, name, given string) (mine []revocation
 		}
 	}
 	h.RefreshToken, h.Access, h.Scopes, h.Fixed, h.Spending, h.Ended, h.DPoPKey = "", nil, nil, false, "", "", ""
-	h.Revocations = slices.Concat(h.Revocations, mine)
+	h.Revocations = slices.Concat(h.Revocations, e.tell)
 	if err := b.save(ctx, h); err != nil {
-		return nil, damaged, err
+		return e, err
 	}
-	b.setQueued(name, len(h.Revocations))
 	b.Forget(name)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.provers, name)
-	return mine, damaged, nil
+	return e, nil
 }
 
 // cachedOf returns the tokens that are held of a profile and still good.
@@ -164,12 +173,20 @@ func (b *Broker) RevokeAll(ctx context.Context) ([]Revoked, error) {
 	slices.Sort(names)
 	names = slices.Compact(names)
 	results := make([]Revoked, len(names))
+	endings := make([]ending, len(names))
 	each(names, func(i int, name string) {
-		r, err := b.Revoke(ctx, name)
+		e, err := b.end(ctx, name, false)
 		if err != nil && !errors.Is(err, store.ErrNotExist) {
-			r.Problem = err.Error()
+			results[i].Problem = "it is still here: " + err.Error()
 		}
-		results[i] = r
+		endings[i] = e
+	})
+	each(names, func(i int, name string) {
+		if problem := results[i].Problem; problem != "" {
+			results[i] = Revoked{Profile: name, Problem: problem}
+		} else {
+			results[i] = b.finish(ctx, name, endings[i])
+		}
 	})
 	return results, nil
 }

@@ -24,13 +24,18 @@ type LoginError struct {
 	// Variable is OAUTH2_REFRESH_TOKEN where a new value of it is what is needed
 	// rather than a login, else empty.
 	Variable string
+	Code     string // the server's error code (RFC 6749 section 5.2), or ""
 }
 
 func (e *LoginError) Error() string { return "login required (" + e.Why + ")" }
 
+// recordVersion is raised when a record means something else than before.
+const recordVersion = 1
+
 // session is what must survive of a profile's dealings with its authorization
 // server. It is kept in the session store under the profile's name.
 type session struct {
+	Record  int    `json:"record"`  // recordVersion of who wrote it
 	Profile string `json:"profile"` // a record under another name is not this profile's
 	// Issuer to ClientID are as they were at the login: the tokens go nowhere
 	// else.
@@ -51,7 +56,7 @@ type session struct {
 	// if an answer is.
 	Fixed bool `json:"fixed,omitempty"`
 	// Spending is the fingerprint of a refresh token that was about to be sent
-	// when the record was written.
+	// when the record was written, "@", and which process was to send it.
 	Spending string `json:"spending,omitempty"`
 	// Ended says why only a login helps; empty while the session lives.
 	Ended string `json:"ended,omitempty"`
@@ -192,6 +197,9 @@ func (b *Broker) sessionOf(ctx context.Context, name string) (*held, error) {
 		return nil, fmt.Errorf("reading the session: %w", err)
 	}
 	// Errors of json would quote it.
+	if err == nil && json.Unmarshal(data, &h.session) == nil && h.Record > recordVersion {
+		return nil, errors.New("reading the session: a newer tokend has written it")
+	}
 	if sealed != nil || json.Unmarshal(data, &h.session) != nil || h.Profile != name {
 		why := errDamaged
 		if sealed != nil {
@@ -230,6 +238,7 @@ func (b *Broker) save(ctx context.Context, h *held) error {
 		}
 	} else {
 		var data []byte
+		h.Record = recordVersion
 		data, err = json.Marshal(h.session) //nolint:gosec // G117: what is stored is encrypted
 		if err == nil {
 			var version store.Version
@@ -244,6 +253,7 @@ func (b *Broker) save(ctx context.Context, h *held) error {
 	b.mu.Lock()
 	delete(b.unsaved, h.Profile)
 	b.mu.Unlock()
+	b.setQueued(h.Profile, len(h.Revocations))
 	return nil
 }
 
@@ -258,7 +268,8 @@ func (b *Broker) keep(ctx context.Context, h *held) error {
 	b.mu.Lock()
 	b.unsaved[h.Profile] = &unsaved
 	b.mu.Unlock()
-	b.keepLater() //nolint:contextcheck // it goes on when its callers have gone
+	b.setQueued(h.Profile, len(h.Revocations))
+	b.keepLater(b.saver) //nolint:contextcheck // it goes on when its callers have gone
 	b.Log.Error("a session is in memory only", "profile", h.Profile, "err", err)
 	return err
 }
@@ -376,11 +387,12 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 // name.
 var ErrSessionThere = errors.New("there is a session of an earlier profile of that name, which must be logged out of first")
 
-// Move takes a profile's session along while put and remove move its text: no
+// Move takes a profile's session along while its text moves, by put and then
+// remove, or undo where the session cannot come along: no
 // token is fetched for either name meanwhile, and whatever happens in between,
 // text and session are there under one of the names at least. Errors are
 // [ErrSessionThere], those of put and remove, and those of the store.
-func (b *Broker) Move(ctx context.Context, from, to string, put, remove func(context.Context) error) error {
+func (b *Broker) Move(ctx context.Context, from, to string, put, undo, remove func(context.Context) error) error {
 	for _, name := range slices.Compact(slices.Sorted(slices.Values([]string{from, to}))) {
 		release, err := b.turns.take(ctx, name)
 		if err != nil {
@@ -405,7 +417,7 @@ func (b *Broker) Move(ctx context.Context, from, to string, put, remove func(con
 	carried := !h.empty()
 	if carried {
 		if err := b.carry(ctx, h, other); err != nil {
-			return err
+			return errors.Join(err, undo(context.WithoutCancel(ctx)))
 		}
 	}
 	err = remove(ctx)
@@ -413,10 +425,12 @@ func (b *Broker) Move(ctx context.Context, from, to string, put, remove func(con
 		// The text is still there under its old name, and so the session goes back.
 		err = errors.Join(err, b.carry(ctx, other, h))
 	}
-	b.setQueued(from, len(h.Revocations))
-	b.setQueued(to, len(other.Revocations))
 	b.Forget(from)
 	b.Forget(to)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.provers, from) // a new profile of that name has a key of its own
+	delete(b.provers, to)
 	return err
 }
 
@@ -434,6 +448,8 @@ func (b *Broker) carry(ctx context.Context, from, to *held) error {
 	if err := b.save(ctx, to); err != nil {
 		return err
 	}
+	// From here on it is under the new name, whatever happens to the old record.
 	from.session = session{Profile: from.Profile}
-	return b.save(ctx, from)
+	_ = b.keep(ctx, from)
+	return nil
 }

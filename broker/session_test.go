@@ -241,7 +241,11 @@ func (h *house) wantLogin(t *testing.T, r broker.Request, why, variable string) 
 	if !errors.As(err, &login) {
 		t.Fatalf("error is %v, want a LoginError", err)
 	}
-	if diff := cmp.Diff(&broker.LoginError{Why: why, Variable: variable}, login); diff != "" {
+	want := &broker.LoginError{Why: why, Variable: variable}
+	if strings.HasPrefix(why, "refresh token rejected") {
+		want.Code = "invalid_grant"
+	}
+	if diff := cmp.Diff(want, login); diff != "" {
 		t.Error(diff)
 	}
 	if want := "login required (" + why + ")"; err.Error() != want {
@@ -290,6 +294,7 @@ func TestAdoptThenToken(t *testing.T) {
 		"profile": "dev/network", "issuer": h.server.Issuer, "token_url": h.server.TokenURL, "client_id": "client",
 		"revocation_url": h.server.Issuer + "/revoke", "introspection_url": h.server.Issuer + "/introspect",
 		"refresh_token": got.RefreshToken.Reveal(), "scopes": []any{"read", "write", "admin"}, "text_scopes": "read write",
+		"record": 1.0,
 	}
 	if diff := cmp.Diff(want2, r); diff != "" {
 		t.Error(diff)
@@ -688,6 +693,15 @@ func TestMoveCut(t *testing.T) {
 				put := func(ctx context.Context) error {
 					return step(func() error { _, err := h.store.Put(ctx, "new", text, ""); return err })
 				}
+				undo := func(ctx context.Context) error {
+					return step(func() error {
+						written, err := h.store.Stat(ctx, "new")
+						if err != nil {
+							return err
+						}
+						return h.store.Delete(ctx, "new", written)
+					})
+				}
 				remove := func(ctx context.Context) error {
 					return step(func() error { return h.store.Delete(ctx, "old", version) })
 				}
@@ -695,7 +709,7 @@ func TestMoveCut(t *testing.T) {
 				config.Sessions = &stepping{h.sessions, step}
 				h.Close()
 				dying := broker.New(config)
-				err = dying.Move(t.Context(), "old", "new", put, remove)
+				err = dying.Move(t.Context(), "old", "new", put, undo, remove)
 				dying.Close()
 				if err == nil || changes < c.n+1 {
 					t.Fatalf("the move ended with %v after %d changes", err, changes)
@@ -748,11 +762,14 @@ func (h *house) move(t *testing.T, from, to string) {
 	}
 	err = h.Move(t.Context(), from, to,
 		func(ctx context.Context) error { _, err := h.store.Put(ctx, to, text, ""); return err },
+		nothing,
 		func(ctx context.Context) error { return h.store.Delete(ctx, from, version) })
 	if err != nil {
 		t.Fatal(err)
 	}
 }
+
+func nothing(context.Context) error { return nil }
 
 func TestMove(t *testing.T) {
 	h := newHouse(t, client(nil))
@@ -810,8 +827,7 @@ func TestMoveBack(t *testing.T) {
 	h.put(t, "old", h.interactive())
 	token := h.login(t, "old").RefreshToken.Reveal()
 	stays := errors.New("a newer text stands there")
-	good := func(context.Context) error { return nil }
-	if err := h.Move(t.Context(), "old", "new", good, func(context.Context) error { return stays }); !errors.Is(err, stays) {
+	if err := h.Move(t.Context(), "old", "new", nothing, nothing, func(context.Context) error { return stays }); !errors.Is(err, stays) {
 		t.Errorf("error is %v", err)
 	}
 	if r := h.record(t, "new"); r != nil {
@@ -828,7 +844,7 @@ func TestMoveBackOnAFullDisk(t *testing.T) {
 	h := newHouse(t, client(nil))
 	h.put(t, "old", h.interactive())
 	token := h.login(t, "old").RefreshToken.Reveal()
-	err := h.Move(t.Context(), "old", "new", func(context.Context) error { return nil }, func(context.Context) error {
+	err := h.Move(t.Context(), "old", "new", nothing, nothing, func(context.Context) error {
 		h.disk.failing(func(change string) error {
 			if strings.HasPrefix(change, "put ") {
 				return errDisk
@@ -854,7 +870,7 @@ func TestMoveBackCut(t *testing.T) {
 		h.login(t, "old")
 		h.server.Forget()
 		h.disk.taken()
-		err := h.Move(t.Context(), "old", "new", func(context.Context) error { return nil }, func(context.Context) error {
+		err := h.Move(t.Context(), "old", "new", nothing, nothing, func(context.Context) error {
 			changes := 0
 			h.disk.failing(func(string) error {
 				if changes++; changes > n {
@@ -899,7 +915,7 @@ func TestMoveOntoAnOrphan(t *testing.T) {
 				t.Fatal(err)
 			}
 			never := func(context.Context) error { t.Error("the text was moved"); return nil }
-			if err := h.Move(t.Context(), "old", "new", never, never); !errors.Is(err, broker.ErrSessionThere) {
+			if err := h.Move(t.Context(), "old", "new", never, never, never); !errors.Is(err, broker.ErrSessionThere) {
 				t.Fatalf("error is %v", err)
 			}
 			if r := h.record(t, "new"); r["refresh_token"] != orphan {

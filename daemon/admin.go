@@ -79,25 +79,26 @@ func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*t
 		resp.Protections = append(resp.Protections, &tokendv1.Protection{Name: p.Name, Active: p.Active, Detail: p.Detail})
 	}
 	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if d.broker != nil {
-		resp.CachedTokens = int32(d.broker.Cached())
-		resp.Profiles = count(ctx, d.profiles, resp)
-		resp.Sessions = count(ctx, d.sessions, resp)
-		resp.UnsavedSessions = d.broker.Unsaved()
-		resp.QueuedRevocations = int32(d.broker.QueuedRevocations())
-		if orphans, err := d.broker.Orphans(ctx); err == nil {
+	b, profiles, sessions, identity, problem := d.broker, d.profiles, d.sessions, d.identity, d.problem
+	d.mu.RUnlock()
+	if b != nil {
+		resp.CachedTokens = int32(b.Cached())
+		resp.Profiles = count(ctx, profiles, resp)
+		resp.Sessions = count(ctx, sessions, resp)
+		resp.UnsavedSessions = b.Unsaved()
+		resp.QueuedRevocations = int32(b.QueuedRevocations())
+		if orphans, err := b.Orphans(ctx); err == nil {
 			resp.OrphanedSessions = orphans
 		}
 	}
 	switch {
-	case d.problem != nil:
+	case problem != nil:
 		resp.State = tokendv1.GetStatusResponse_STATE_STORE_UNAVAILABLE
-		resp.Problem = d.problem.Error()
-	case d.identity == nil:
+		resp.Problem = problem.Error()
+	case identity == nil:
 		resp.State = tokendv1.GetStatusResponse_STATE_NOT_INITIALIZED
 	default:
-		resp.Recipient = d.identity.Recipient()
+		resp.Recipient = identity.Recipient()
 	}
 	return resp, nil
 }
@@ -135,8 +136,9 @@ func (s *admin) Reload(ctx context.Context, _ *tokendv1.ReloadRequest) (*tokendv
 func (s *admin) Stop(ctx context.Context, _ *tokendv1.StopRequest) (*tokendv1.StopResponse, error) {
 	d := s.d
 	d.mu.Lock()
-	if names := d.unsaved(); len(names) > 0 && !d.warned {
-		d.warned = true
+	names := d.unsaved()
+	warned := d.warned
+	if d.warned = len(names) > 0; d.warned && !warned {
 		d.mu.Unlock()
 		return nil, failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE,
 			"what the last renewal brought is in memory only, and would be lost: "+strings.Join(names, ", ")+"; mend the store, or ask again to stop all the same")

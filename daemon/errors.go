@@ -131,7 +131,7 @@ func profileError(name string, err error) error {
 	case errors.As(err, &subject):
 		return profileError(subject.Profile, subject.Err)
 	case errors.As(err, &login):
-		return p(tokendv1.Reason_REASON_LOGIN_REQUIRED, "variable", login.Variable)
+		return p(tokendv1.Reason_REASON_LOGIN_REQUIRED, "variable", login.Variable, "oauth_error", login.Code)
 	case errors.Is(err, store.ErrNotExist):
 		return failure(tokendv1.Reason_REASON_PROFILE_NOT_FOUND, "no such profile", "profile", name)
 	case errors.Is(err, store.ErrLocked):

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -21,6 +22,9 @@ import (
 	"tokend/proto/tokend/v1/tokendv1grpc"
 	"tokend/store"
 )
+
+// maxLogins is how many can go on at once: most have a listener.
+const maxLogins = 64
 
 // maxPasted is how many redirect URLs can wait to be looked at.
 const maxPasted = 8
@@ -43,7 +47,8 @@ type running struct {
 }
 
 // begin ends the login of name that goes on, waits for that, because it may
-// listen where the new one will, and gives the new one's context and what ends it.
+// listen where the new one will, and gives the new one's context and what ends it:
+// nil if too many go on.
 func (l *logins) begin(ctx context.Context, name string) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	mine := &running{cancel, make(chan struct{})}
@@ -52,6 +57,10 @@ func (l *logins) begin(ctx context.Context, name string) (_ context.Context, end
 		l.running = make(map[string]*running)
 	}
 	other := l.running[name]
+	if other == nil && len(l.running) >= maxLogins {
+		l.mu.Unlock()
+		return ctx, nil
+	}
 	l.running[name] = mine
 	l.mu.Unlock()
 	end = sync.OnceFunc(func() {
@@ -79,10 +88,8 @@ func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
 	if start == nil {
 		return invalid("message", "start is required")
 	}
-	for _, scope := range start.GetScopes() {
-		if err := oauth.CheckScope(scope); err != nil {
-			return invalid("scopes", err.Error())
-		}
+	if err := checkLogin(start); err != nil {
+		return err
 	}
 	h, err := s.d.opened()
 	if err != nil {
@@ -99,6 +106,9 @@ func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
 		return invalidName(field, err)
 	}
 	ctx, end := s.logins.begin(stream.Context(), name)
+	if end == nil {
+		return failure(tokendv1.Reason_REASON_THROTTLED, fmt.Sprintf("%d logins go on already", maxLogins), "profile", name)
+	}
 	defer end()
 	s.d.log.Info("login begins", "profile", name, "by", caller(ctx))
 	person := person(ctx, stream)
@@ -116,6 +126,30 @@ func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
 	done.Profile = name
 	s.d.log.Info("logged in", "profile", name, "renewable", done.Renewable, "by", caller(ctx))
 	return stream.Send(&tokendv1.LoginResponse{Event: &tokendv1.LoginResponse_Done_{Done: done}})
+}
+
+// checkLogin looks at what a login is asked for.
+func checkLogin(start *tokendv1.LoginRequest_Start) error {
+	if err := checkScopes(start.GetScopes()); err != nil {
+		return err
+	}
+	if start.GetUrl() == "" {
+		for field, given := range map[string]bool{
+			"name": start.GetName() != "", "replace": start.GetReplace(), "client_id": start.GetClientId() != "",
+			"www_authenticate": start.GetWwwAuthenticate() != "",
+		} {
+			if given {
+				return invalid(field, "is for a url")
+			}
+		}
+	}
+	if start.GetClientSecret() != "" && start.GetClientId() == "" {
+		return invalid("client_secret", "needs client_id")
+	}
+	if _, known := tokendv1.LoginRequest_Method_name[int32(start.GetMethod())]; !known {
+		return invalid("method", "unknown method")
+	}
+	return nil
 }
 
 // nameFor is the name that a profile for target is to have: the one that is
@@ -237,6 +271,10 @@ func (s *profiles) loginURL(ctx context.Context, h house, name string, start *to
 	if err != nil {
 		return nil, err
 	}
+	// What trust there is must be known before anything is made.
+	if _, err := s.d.trust.answer(name, nil); err != nil {
+		return nil, storeError(err)
+	}
 	vars, err := login.Find(ctx, login.Target{
 		URL:          start.GetUrl(),
 		Name:         name,
@@ -250,7 +288,6 @@ func (s *profiles) loginURL(ctx context.Context, h house, name string, start *to
 		return nil, flowError{err}
 	}
 	text := profile.Format(vars)
-	// What trust there is must be known before anything is written.
 	t, err := s.d.trust.answer(name, text)
 	if err != nil {
 		return nil, storeError(err)
@@ -359,6 +396,7 @@ func loginEvent(e login.Event) *tokendv1.LoginResponse {
 	case login.ServerFound:
 		return &tokendv1.LoginResponse{Event: &tokendv1.LoginResponse_ServerFound_{ServerFound: &tokendv1.LoginResponse_ServerFound{
 			Resource: e.Resource, Issuer: e.Issuer, AuthorizationEndpoint: e.AuthorizationEndpoint,
+			TokenEndpoint: e.TokenEndpoint, RegistrationEndpoint: e.RegistrationEndpoint,
 			Registers: e.Registers, Profile: e.Profile, Scopes: e.Scopes}}}
 	case login.OpenURL:
 		return &tokendv1.LoginResponse{Event: &tokendv1.LoginResponse_OpenUrl{OpenUrl: &tokendv1.LoginResponse_OpenURL{

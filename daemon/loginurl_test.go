@@ -40,7 +40,7 @@ func TestLoginURL(t *testing.T) {
 		t.Error(diff)
 	}
 	found := &tokendv1.LoginResponse_ServerFound{Resource: server.ResourceURL, Issuer: server.Issuer, AuthorizationEndpoint: server.Issuer + "/authorize",
-		Registers: true, Profile: host, Scopes: p.found.GetScopes()}
+		Registers: true, Profile: host, Scopes: p.found.GetScopes(), TokenEndpoint: server.TokenURL, RegistrationEndpoint: server.Issuer + "/register"}
 	if diff := cmp.Diff(found, p.found, protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}

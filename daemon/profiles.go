@@ -193,6 +193,7 @@ func (s *profiles) MoveProfile(ctx context.Context, req *tokendv1.MoveProfileReq
 		}
 		return nil
 	}
+	undo := func(ctx context.Context) error { return h.profiles.Delete(ctx, to, moved) }
 	remove := func(ctx context.Context) error {
 		err := h.profiles.Delete(ctx, from, version)
 		if errors.Is(err, store.ErrConflict) {
@@ -206,7 +207,7 @@ func (s *profiles) MoveProfile(ctx context.Context, req *tokendv1.MoveProfileReq
 		}
 		return nil
 	}
-	if err := h.broker.Move(ctx, from, to, put, remove); err != nil {
+	if err := h.broker.Move(ctx, from, to, put, undo, remove); err != nil {
 		if _, said := status.FromError(err); said {
 			return nil, err
 		}

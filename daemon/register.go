@@ -89,6 +89,19 @@ func (s *profiles) Register(stream tokendv1grpc.ProfileService_RegisterServer) e
 	if made.ID != "" && made.ID != made.Key {
 		text = append([]byte("# Registered as client_id "+made.ID+"\n"), text...)
 	}
+	parsed, err := profile.Parse(text)
+	if err == nil {
+		_, err = parsed.Profile(nil)
+	}
+	if err != nil {
+		return profileError(name, err)
+	}
+	if version != "" {
+		// What the replaced profile has learnt is of another client.
+		if _, err := revoke(ctx, h, name); err != nil {
+			return err
+		}
+	}
 	put, err := h.profiles.Put(ctx, name, text, version)
 	if err != nil {
 		return profileError(name, err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -130,10 +131,16 @@ func (s *tokens) RevokeTokens(ctx context.Context, req *tokendv1.RevokeTokensReq
 		results = append(results, r)
 	}
 	resp := &tokendv1.RevokeTokensResponse{}
+	size := 0
 	for _, r := range results {
 		s.d.log.Info("tokens revoked", "profile", r.Profile, "revoked", r.Revoked, "queued", r.Queued, "by", caller(ctx))
-		resp.Revocations = append(resp.Revocations, &tokendv1.RevokeTokensResponse_Revocation{
-			Profile: r.Profile, Revoked: int32(r.Revoked), Queued: int32(r.Queued), Problem: cut(r.Problem, maxLine)})
+		told := &tokendv1.RevokeTokensResponse_Revocation{
+			Profile: r.Profile, Revoked: int32(r.Revoked), Queued: int32(r.Queued), Problem: cut(r.Problem, maxLine)}
+		if size += proto.Size(told) + 4; size > pageBytes {
+			resp.Omitted++
+			continue
+		}
+		resp.Revocations = append(resp.Revocations, told)
 	}
 	return resp, nil
 }
@@ -211,13 +218,8 @@ func brokerRequest(req *tokendv1.GetTokenRequest) (broker.Request, error) {
 	if err := store.CheckName(r.Profile); err != nil {
 		return r, invalidName("profile", err)
 	}
-	if len(r.Scopes) > maxScopes {
-		return r, invalid("scopes", "too many")
-	}
-	for _, scope := range r.Scopes {
-		if err := oauth.CheckScope(scope); err != nil {
-			return r, invalid("scopes", err.Error())
-		}
+	if err := checkScopes(r.Scopes); err != nil {
+		return r, err
 	}
 	if slices.ContainsFunc([]byte(r.Audience), func(c byte) bool { return c <= ' ' || c > '~' }) {
 		return r, invalid("audience", "must be printable ASCII without spaces")
@@ -237,6 +239,18 @@ func brokerRequest(req *tokendv1.GetTokenRequest) (broker.Request, error) {
 		}
 	}
 	return r, nil
+}
+
+func checkScopes(scopes []string) error {
+	if len(scopes) > maxScopes || len(strings.Join(scopes, " ")) > maxAsked {
+		return invalid("scopes", "too many")
+	}
+	for _, scope := range scopes {
+		if err := oauth.CheckScope(scope); err != nil {
+			return invalid("scopes", err.Error())
+		}
+	}
+	return nil
 }
 
 // noSuchProfile names the nearest profile that there is.

@@ -501,11 +501,6 @@ func TestCreateDPoPProof(t *testing.T) {
 		})
 	}
 
-	trusted := must(os.ReadFile(w.settings.TrustFile()))
-	w.writeTrust(t, "")
-	_, err = proof("a", access, "GET", server.ResourceURL, "")
-	wantReason(t, err, codes.FailedPrecondition, "UNTRUSTED", "", "profile", "a")
-	w.writeTrust(t, string(trusted))
 	if _, err := w.profiles.Logout(t.Context(), &tokendv1.LogoutRequest{Profile: "a"}); err != nil {
 		t.Fatal(err)
 	}

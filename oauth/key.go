@@ -238,8 +238,8 @@ func (k *Key) check() error {
 	if k.alg == "" {
 		k.alg = fit[0]
 	}
-	if !slices.Contains(algorithms, k.alg) {
-		return fmt.Errorf("the algorithm is none of %s", list(algorithms))
+	if err := CheckAlgorithm(string(k.alg)); err != nil {
+		return err
 	}
 	if !slices.Contains(fit, k.alg) {
 		return fmt.Errorf("%s does not go with %s, only %s", k.alg, kind, list(fit))
@@ -263,6 +263,14 @@ func (k *Key) check() error {
 var algorithms = []jose.SignatureAlgorithm{
 	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512,
 	jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
+}
+
+// CheckAlgorithm says what is wrong with an alg for a private key.
+func CheckAlgorithm(alg string) error {
+	if !slices.Contains(algorithms, jose.SignatureAlgorithm(alg)) {
+		return fmt.Errorf("the algorithm is none of %s", list(algorithms))
+	}
+	return nil
 }
 
 func list(algs []jose.SignatureAlgorithm) string {

@@ -111,6 +111,12 @@ func (r *reader) key() *oauth.Key {
 			}
 		}
 	}
+	if r.known(alg) {
+		if err := oauth.CheckAlgorithm(r.value(alg)); err != nil {
+			r.wrong(alg, err.Error())
+			return nil
+		}
+	}
 	// An alg that stands elsewhere may be the one that the key needs.
 	if !r.known(name) || r.has(alg) && !r.known(alg) {
 		return nil

@@ -67,7 +67,7 @@ var Variables = []Variable{
 	{Name: "OAUTH2_RENEW_AT", Meaning: "share of a token's lifetime after which it is renewed, 0.5 to 0.99; default: 0.85"},
 	{Name: "OAUTH2_DEFAULT_LIFETIME", Meaning: "lifetime of a token where the server says none, at most 24h; default: 5m"},
 	{Name: "API_URL", Meaning: "origins that this profile's token may be sent to, separated by spaces"},
-	{Name: extraPrefix + "<NAME>", Secret: true, Meaning: "further form parameter NAME of the token request"},
+	{Name: extraPrefix + "<NAME>", Secret: true, Meaning: "further parameter NAME of the token request, and of the authorization request, which everybody on this machine may see"},
 }
 
 // lookup finds the row of a name, and that of every OAUTH2_EXTRA_ name.

@@ -650,7 +650,7 @@ const (
 // The status message is one line for people: the cause, without a hint of what
 // to do next, which is left to whoever shows it. New reasons may be added:
 // take an unknown one by its gRPC code. What gRPC itself refuses (an unknown
-// method, a message of more than 64 KiB, a deadline that has passed) has no
+// method, a message of more than 64 KiB, a deadline that has passed, a daemon that is stopping) has no
 // ErrorInfo.
 //
 // ErrorInfo.metadata may hold, each only where it applies:
@@ -929,6 +929,8 @@ type RevokeTokensRequest struct {
 // case.
 type RevokeTokensResponse struct {
 	Revocations []RevokeTokensResponseRevocation `pb:"1"`
+	// How many more profiles were dealt with than the answer has room for.
+	Omitted int32 `pb:"2"`
 }
 
 // RevokeTokensResponseRevocation is about one profile.
@@ -956,7 +958,7 @@ type CreateDPoPProofRequest struct {
 	Method string `pb:"3"`
 	// URL of the request; query and fragment are left out of the proof. It must
 	// be at one of the profile's API_URL origins, where it names some, and never
-	// at the authorization server's. Required.
+	// one of the authorization server's endpoints. Required.
 	Url string `pb:"4"`
 	// The API's last DPoP-Nonce, or empty.
 	Nonce string `pb:"5"`

@@ -29,7 +29,7 @@ const (
 // The status message is one line for people: the cause, without a hint of what
 // to do next, which is left to whoever shows it. New reasons may be added:
 // take an unknown one by its gRPC code. What gRPC itself refuses (an unknown
-// method, a message of more than 64 KiB, a deadline that has passed) has no
+// method, a message of more than 64 KiB, a deadline that has passed, a daemon that is stopping) has no
 // ErrorInfo.
 //
 // ErrorInfo.metadata may hold, each only where it applies:

@@ -554,8 +554,10 @@ func (x *RevokeTokensRequest) GetAll() bool {
 // RevokeTokensResponse says what came of it. The tokens are gone here in any
 // case.
 type RevokeTokensResponse struct {
-	state         protoimpl.MessageState             `protogen:"open.v1"`
-	Revocations   []*RevokeTokensResponse_Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	state       protoimpl.MessageState             `protogen:"open.v1"`
+	Revocations []*RevokeTokensResponse_Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// How many more profiles were dealt with than the answer has room for.
+	Omitted       int32 `protobuf:"varint,2,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -597,6 +599,13 @@ func (x *RevokeTokensResponse) GetRevocations() []*RevokeTokensResponse_Revocati
 	return nil
 }
 
+func (x *RevokeTokensResponse) GetOmitted() int32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
 // CreateDPoPProofRequest asks for the proof that goes with one request to an
 // API (RFC 9449 4.2).
 type CreateDPoPProofRequest struct {
@@ -610,7 +619,7 @@ type CreateDPoPProofRequest struct {
 	Method string `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
 	// URL of the request; query and fragment are left out of the proof. It must
 	// be at one of the profile's API_URL origins, where it names some, and never
-	// at the authorization server's. Required.
+	// one of the authorization server's endpoints. Required.
 	Url string `protobuf:"bytes,4,opt,name=url,proto3" json:"url,omitempty"`
 	// The API's last DPoP-Nonce, or empty.
 	Nonce         string `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
@@ -857,9 +866,10 @@ const file_tokend_v1_token_proto_rawDesc = "" +
 	"\vSOURCE_NONE\x10\x03\"A\n" +
 	"\x13RevokeTokensRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x10\n" +
-	"\x03all\x18\x02 \x01(\bR\x03all\"\xd8\x01\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"\xf2\x01\n" +
 	"\x14RevokeTokensResponse\x12L\n" +
-	"\vrevocations\x18\x01 \x03(\v2*.tokend.v1.RevokeTokensResponse.RevocationR\vrevocations\x1ar\n" +
+	"\vrevocations\x18\x01 \x03(\v2*.tokend.v1.RevokeTokensResponse.RevocationR\vrevocations\x12\x18\n" +
+	"\aomitted\x18\x02 \x01(\x05R\aomitted\x1ar\n" +
 	"\n" +
 	"Revocation\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x18\n" +

@@ -189,7 +189,7 @@ func (b *Broker) Close() {
 	b.discovery.wait()
 	b.keepers.Wait()
 	for _, name := range b.Unsaved() {
-		b.try(context.Background(), name, b.saveAgain) // for the last time
+		b.try(context.WithoutCancel(b.ctx), name, b.saveAgain) // for the last time
 	}
 }
 

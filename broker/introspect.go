@@ -74,7 +74,11 @@ func (b *Broker) Introspect(ctx context.Context, r Request) (*Introspection, err
 var ErrNotOurs = errors.New("the token is none of this profile's that is bound to a key and still good")
 
 // A PlaceError says that a token must not be sent to a URL.
-type PlaceError struct{ Why string }
+type PlaceError struct {
+	Why string
+	// Variable is the one that would allow it, or "".
+	Variable string
+}
 
 func (e *PlaceError) Error() string { return e.Why }
 
@@ -84,7 +88,7 @@ func (e *PlaceError) Error() string { return e.Why }
 func (b *Broker) Proof(ctx context.Context, name string, access oauth.Secret, method, target, nonce string) (string, error) {
 	u, err := oauth.CheckURL(target)
 	if err != nil {
-		return "", &PlaceError{"the URL " + err.Error()}
+		return "", &PlaceError{Why: "the URL " + err.Error()}
 	}
 	// As for a token that is handed out: the text is trusted, or was when it was
 	// read, and is still the same.
@@ -102,12 +106,12 @@ func (b *Broker) Proof(ctx context.Context, name string, access oauth.Secret, me
 		return "", ErrNotOurs
 	}
 	if len(f.apiOrigins) > 0 && !inOrigins(u, f.apiOrigins) {
-		return "", &PlaceError{"the URL is at none of the profile's API_URL origins"}
+		return "", &PlaceError{"the URL is at none of the profile's API_URL origins", "API_URL"}
 	}
 	// Such a proof could be shown beside a stolen refresh token or code.
 	for _, endpoint := range bound.endpoints {
 		if place, err := url.Parse(endpoint); err == nil && samePlace(u, place) {
-			return "", &PlaceError{"the URL is an endpoint of the authorization server"}
+			return "", &PlaceError{Why: "the URL is an endpoint of the authorization server"}
 		}
 	}
 	return bound.prover.Proof(method, target, access, nonce)

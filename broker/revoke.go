@@ -53,7 +53,7 @@ func (b *Broker) finish(ctx context.Context, name string, e ending) Revoked {
 	t := b.tell(ctx, name, e.tell)
 	result.Revoked, result.Queued, result.Problem = t.revoked, t.left, cmp.Or(t.problem, result.Problem)
 	if t.unreached != nil {
-		b.keepLater(b.teller) //nolint:contextcheck // it goes on when its callers have gone
+		b.keepLater(b.teller)
 	}
 	return result
 }

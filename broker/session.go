@@ -269,7 +269,7 @@ func (b *Broker) keep(ctx context.Context, h *held) error {
 	b.unsaved[h.Profile] = &unsaved
 	b.mu.Unlock()
 	b.setQueued(h.Profile, len(h.Revocations))
-	b.keepLater(b.saver) //nolint:contextcheck // it goes on when its callers have gone
+	b.keepLater(b.saver)
 	b.Log.Error("a session is in memory only", "profile", h.Profile, "err", err)
 	return err
 }

@@ -124,7 +124,7 @@ func (s *admin) Reload(ctx context.Context, _ *tokendv1.ReloadRequest) (*tokendv
 		}
 	}
 	d.log.Info("reloading", "by", caller(ctx))
-	d.open() //nolint:contextcheck // what it starts goes on when its callers have gone
+	d.open()
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.problem != nil {

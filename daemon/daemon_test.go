@@ -561,8 +561,8 @@ func TestTokenReasons(t *testing.T) {
 			retry: time.Second, meta: []string{"variable", "OAUTH2_ISSUER"},
 		},
 		"another issuer": {
-			text: strings.ReplaceAll(w.text(), "OAUTH2_TOKEN_URL="+w.server.TokenURL, "OAUTH2_ISSUER="+w.server.Issuer+"/"), code: down, reason: "PROVIDER_DOWN",
-			retry: time.Second, meta: []string{"variable", "OAUTH2_ISSUER", "http_status", "200"},
+			text: strings.ReplaceAll(w.text(), "OAUTH2_TOKEN_URL="+w.server.TokenURL, "OAUTH2_ISSUER="+w.server.Issuer+"/"), code: codes.FailedPrecondition, reason: "PROFILE_INVALID",
+			meta: []string{"variable", "OAUTH2_ISSUER", "http_status", "200"},
 		},
 		"a mistake in a value": {
 			text: "CLIENT_SECRET_FILE=/nowhere/secret\n" + strings.Replace(w.text(), "CLIENT_SECRET=", "X=", 1),

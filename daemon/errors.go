@@ -180,7 +180,7 @@ func answerError(name, variable string, e *oauth.Error, retry time.Duration) err
 		meta = append(meta, "http_status", strconv.Itoa(e.Status))
 	}
 	switch {
-	case e.Kind == oauth.Invalid:
+	case e.Kind == oauth.Invalid, errors.Is(e, oauth.ErrOtherIssuer):
 		return failure(tokendv1.Reason_REASON_PROFILE_INVALID, e.Error(), meta...)
 	case e.Status == http.StatusTooManyRequests, e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0:
 		return failureAfter(tokendv1.Reason_REASON_THROTTLED, e.Error(), retry, meta...)

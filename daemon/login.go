@@ -111,7 +111,7 @@ func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
 	}
 	defer end()
 	s.d.log.Info("login begins", "profile", name, "by", caller(ctx))
-	person := person(ctx, stream)
+	person := person(stream)
 
 	var done *tokendv1.LoginResponse_Done
 	if start.GetUrl() == "" {
@@ -311,7 +311,7 @@ func (s *profiles) loginURL(ctx context.Context, h house, name string, start *to
 }
 
 // person is the caller's side of a login, behind its stream.
-func person(ctx context.Context, stream tokendv1grpc.ProfileService_LoginServer) login.Person {
+func person(stream tokendv1grpc.ProfileService_LoginServer) login.Person {
 	// What nobody waits for holds nothing up.
 	confirmations := make(chan bool, 1)
 	tokens := make(chan oauth.Secret, 1)

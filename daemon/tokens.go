@@ -46,11 +46,8 @@ func (s *tokens) GetToken(ctx context.Context, req *tokendv1.GetTokenRequest) (*
 		return nil, err
 	}
 	t, err := h.broker.Token(ctx, r)
-	if errors.Is(err, store.ErrNotExist) {
-		return nil, noSuchProfile(ctx, h.profiles, r.Profile)
-	}
 	if err != nil {
-		return nil, profileError(r.Profile, err)
+		return nil, tokenError(ctx, h, r.Profile, err)
 	}
 	access := t.Access.Reveal()
 	return &tokendv1.GetTokenResponse{
@@ -86,11 +83,8 @@ func (s *tokens) IntrospectToken(ctx context.Context, req *tokendv1.IntrospectTo
 		return nil, err
 	}
 	in, err := h.broker.Introspect(ctx, r)
-	if errors.Is(err, store.ErrNotExist) {
-		return nil, noSuchProfile(ctx, h.profiles, r.Profile)
-	}
 	if err != nil {
-		return nil, profileError(r.Profile, err)
+		return nil, tokenError(ctx, h, r.Profile, err)
 	}
 	if in.Claims == nil {
 		in.Claims = map[string]any{}
@@ -185,7 +179,7 @@ func (s *tokens) CreateDPoPProof(ctx context.Context, req *tokendv1.CreateDPoPPr
 	case errors.Is(err, broker.ErrNotOurs):
 		return nil, invalid("access_token", err.Error())
 	case errors.As(err, &place):
-		return nil, failure(tokendv1.Reason_REASON_DENIED, place.Why, "profile", req.GetProfile())
+		return nil, failure(tokendv1.Reason_REASON_DENIED, place.Why, "profile", req.GetProfile(), "variable", place.Variable)
 	case err != nil:
 		return nil, profileError(req.GetProfile(), err)
 	}
@@ -251,6 +245,14 @@ func checkScopes(scopes []string) error {
 		}
 	}
 	return nil
+}
+
+// tokenError is profileError with a suggestion where the profile is not there.
+func tokenError(ctx context.Context, h house, name string, err error) error {
+	if errors.Is(err, store.ErrNotExist) && !errors.As(err, new(*broker.SubjectError)) {
+		return noSuchProfile(ctx, h.profiles, name)
+	}
+	return profileError(name, err)
 }
 
 // noSuchProfile names the nearest profile that there is.

@@ -487,7 +487,7 @@ func TestCreateDPoPProof(t *testing.T) {
 		"no URL":             {"a", access, "GET", "", "", invalid, "REQUEST_INVALID", nil},
 		"not a URL":          {"a", access, "GET", "resource", "", invalid, "REQUEST_INVALID", nil},
 		"plain http":         {"a", access, "GET", "http://api.example/", "", invalid, "REQUEST_INVALID", nil},
-		"another origin":     {"a", access, "GET", "https://evil.example/", "", denied, "DENIED", []string{"profile", "a"}},
+		"another origin":     {"a", access, "GET", "https://evil.example/", "", denied, "DENIED", []string{"profile", "a", "variable", "API_URL"}},
 		"the token endpoint": {"a", access, "POST", server.TokenURL, "", denied, "DENIED", []string{"profile", "a"}},
 		"in other letters":   {"a", access, "POST", server.URL + "/x/../TOKEN;a=b?c=d", "", denied, "DENIED", []string{"profile", "a"}},
 		"the PAR endpoint":   {"a", access, "POST", server.URL + "/par", "", denied, "DENIED", []string{"profile", "a"}},

@@ -29,8 +29,9 @@ need tmux tmux
 if [ -x /usr/bin/python3 ]; then
 	/usr/bin/python3 -c 'import grpc' 2>/dev/null || missing="$missing python3-grpcio"
 	/usr/bin/python3 -c 'import grpc_tools' 2>/dev/null || missing="$missing python3-grpc-tools"
+	/usr/bin/python3 -c 'import requests' 2>/dev/null || missing="$missing python3-requests"
 else
-	missing="$missing python3 python3-grpcio python3-grpc-tools"
+	missing="$missing python3 python3-grpcio python3-grpc-tools python3-requests"
 fi
 if [ -n "$missing" ]; then
 	as=

@@ -33,7 +33,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(binDir)
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace",
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace,nethttpomithttp2",
 		"-ldflags", "-s -w -X main.version=v0-test", "-o", binDir,
 		"tokend/cmd/tokend", "tokend/cmd/tokenctl", "tokend/test/authserver/cmd/authserver")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -42,6 +44,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"answer":     scriptAnswer,
 	"asked":      scriptAsked,
 	"authserver": scriptAuthserver,
+	"await":      scriptAwait,
 	"device":     scriptDevice,
 	"expand":     scriptExpand,
 	"fails":      scriptFails,
@@ -49,6 +52,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"ledger":     scriptLedger,
 	"mode":       scriptMode,
 	"prints":     scriptPrints,
+	"release":    scriptRelease,
 	"request":    scriptRequest,
 	"requests":   scriptRequests,
 	"says":       scriptSays,
@@ -318,19 +322,24 @@ func scriptAnswer(ts *testscript.TestScript, neg bool, args []string) {
 //
 //	requests N [PATH]
 func scriptRequests(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) == 0 || len(args) > 2 {
-		ts.Fatalf("usage: requests n [path]")
-	}
-	s := scriptServerOf(ts)
-	path := scriptTokenPath(ts, s)
-	if len(args) == 2 {
-		path = args[1]
-	}
-	want, err := strconv.Atoi(args[0])
-	ts.Check(err)
+	s, path, want := scriptCountOf(ts, args)
 	if got := s.Count(path); got != want {
 		ts.Fatalf("%d requests to %s, want %d", got, path, want)
 	}
+}
+
+func scriptCountOf(ts *testscript.TestScript, args []string) (s *authserver.Server, path string, n int) {
+	if len(args) == 0 || len(args) > 2 {
+		ts.Fatalf("want n [path]")
+	}
+	s = scriptServerOf(ts)
+	path = scriptTokenPath(ts, s)
+	if len(args) == 2 {
+		path = args[1]
+	}
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	return s, path, n
 }
 
 func scriptTokenPath(ts *testscript.TestScript, s *authserver.Server) string {
@@ -342,14 +351,14 @@ func scriptTokenPath(ts *testscript.TestScript, s *authserver.Server) string {
 // scriptAsked compares what the server was asked since the last time, but for
 // metadata, a line for each request: method, path, scheme of the Authorization
 // field, "DPoP" if there is a proof, query, form and status, with a * for what may
-// be secret. It forgets the requests, for the command requests too.
+// be secret and CLIENT for the ID of a client that was registered here. It forgets the requests, for the command requests too.
 //
 //	asked [LINE]...
 func scriptAsked(ts *testscript.TestScript, neg bool, args []string) {
 	s := scriptServerOf(ts)
 	var got []string
 	for _, r := range s.Requests() {
-		if strings.HasPrefix(r.Path, "/.well-known/") {
+		if strings.Contains(r.Path, "/.well-known/") {
 			continue
 		}
 		got = append(got, scriptRequestLine(ts, r))
@@ -378,12 +387,21 @@ func scriptRequestLine(ts *testscript.TestScript, r authserver.Request) string {
 				if strings.HasPrefix(v, "sha256:") {
 					v = "*"
 				}
-				words = append(words, name+"="+scriptRedirectPort.ReplaceAllString(v, "${1}PORT/"))
+				switch {
+				case name == "redirect_uri":
+					v = scriptRedirectPort.ReplaceAllString(v, "${1}PORT/")
+				case name == "client_id" && scriptRegistered.MatchString(v):
+					v = "CLIENT"
+				}
+				words = append(words, name+"="+v)
 			}
 		}
 	}
 	return strings.Join(append(words, strconv.Itoa(r.Status)), " ")
 }
+
+// scriptRegistered is the ID of a client that the server has registered.
+var scriptRegistered = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
 // scriptRedirectPort finds the port of a login's listener.
 var scriptRedirectPort = regexp.MustCompile(`^(http://(?:127\.0\.0\.1|localhost|\[::1\]):)[0-9]+/`)
@@ -434,6 +452,24 @@ func scriptDevice(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
+// scriptAwait waits until there were so many requests at the token endpoint, or to
+// a path, answered or not.
+//
+//	await N [PATH]
+func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
+	s, path, n := scriptCountOf(ts, args)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	ts.Check(s.Await(ctx, path, n))
+}
+
+// scriptRelease lets go what hangs.
+//
+//	release
+func scriptRelease(ts *testscript.TestScript, neg bool, args []string) {
+	scriptServerOf(ts).Release()
+}
+
 // scriptUnseen fails if a secret that the server gave or was sent stands in what
 // the last command said on standard error, in a file of the home or in one of
 // those named.
@@ -459,6 +495,9 @@ func scriptUnseen(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("there is no secret to look for")
 	}
 	for where, text := range texts {
+		if scriptJWT.MatchString(text) {
+			ts.Fatalf("%s has a JWT", where)
+		}
 		for what, secret := range secrets {
 			if strings.Contains(text, secret) {
 				ts.Fatalf("%s has the %s", where, what)
@@ -466,6 +505,9 @@ func scriptUnseen(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 }
+
+// scriptJWT finds what the server's access tokens, and assertions and proofs, are.
+var scriptJWT = regexp.MustCompile(`\beyJ[\w-]+\.eyJ[\w-]+\.`)
 
 // scriptSecrets returns the secrets that the server knows of, by what they are.
 func scriptSecrets(s *authserver.Server) map[string]string {
@@ -484,6 +526,10 @@ func scriptSecrets(s *authserver.Server) map[string]string {
 		}
 		if _, v, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok {
 			secrets[fmt.Sprintf("Authorization of request %d", i)] = v
+		}
+		basic := http.Request{Header: r.Header}
+		if _, password, ok := basic.BasicAuth(); ok {
+			secrets[fmt.Sprintf("client secret of request %d", i)] = password
 		}
 	}
 	return secrets

@@ -12,8 +12,11 @@ import (
 	"tokend/profile"
 )
 
-const nobody = "nobody is logged in"
-const onlyOne = "the login brought one token, and no refresh token to get another with"
+// Why a person is needed.
+const (
+	nobody  = "nobody is logged in"
+	onlyOne = "the login brought one token, and no refresh token to get another with"
+)
 
 // renew gets a token by the session's refresh token (RFC 6749 section 6). One
 // at a time for a profile, whatever is asked for: most servers rotate, and take

@@ -196,18 +196,16 @@ func (b *Broker) sessionOf(ctx context.Context, name string) (*held, error) {
 	if err != nil && !errors.As(err, &sealed) {
 		return nil, fmt.Errorf("reading the session: %w", err)
 	}
-	// Errors of json would quote it.
-	if err == nil && json.Unmarshal(data, &h.session) == nil && h.Record > recordVersion {
-		return nil, errors.New("reading the session: a newer tokend has written it")
+	why := errDamaged
+	if sealed != nil {
+		why = fmt.Errorf("%w: %w", errDamaged, sealed.Err)
 	}
-	if sealed != nil || json.Unmarshal(data, &h.session) != nil || h.Profile != name {
-		why := errDamaged
-		if sealed != nil {
-			why = fmt.Errorf("%w: %w", errDamaged, sealed.Err)
-		}
+	switch {
+	case sealed != nil, json.Unmarshal(data, &h.session) != nil, h.Profile != name: // json's error would quote it
 		return &held{session: session{Profile: name}, version: version}, fmt.Errorf("reading the session: %w; to end it, run: tokenctl logout %s", why, name)
-	}
-	if h.Moving == nil {
+	case h.Record > recordVersion:
+		return nil, errors.New("reading the session: a newer tokend has written it")
+	case h.Moving == nil:
 		return h, nil
 	}
 	// A move was cut short. Once the new record is there the old one is none.
@@ -329,10 +327,10 @@ func (t *turns) take(ctx context.Context, name string) (release func(), err erro
 }
 
 // Adopt makes t, which a person's login brought by p.Token, the profile's
-// session, and hands the access token out from now on. asked are the scopes that were asked for.
-// It returns a warning if the session could not be written and is in memory
-// only, and store.ErrConflict if the profile is not what it was when p was
-// prepared.
+// session, and hands the access token out from now on. asked are the scopes that
+// were asked for. It returns a warning if the session could not be written and
+// is in memory only, and store.ErrConflict if the profile is not what it was when
+// p was prepared.
 func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oauth.Token) (warning string, err error) {
 	release, err := b.turns.take(ctx, p.Name)
 	if err != nil {
@@ -388,10 +386,10 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 var ErrSessionThere = errors.New("there is a session of an earlier profile of that name, which must be logged out of first")
 
 // Move takes a profile's session along while its text moves, by put and then
-// remove, or undo where the session cannot come along: no
-// token is fetched for either name meanwhile, and whatever happens in between,
-// text and session are there under one of the names at least. Errors are
-// [ErrSessionThere], those of put and remove, and those of the store.
+// remove, or undo where the session cannot come along: no token is fetched for
+// either name meanwhile, and whatever happens in between, text and session are
+// there under one of the names at least. Errors are [ErrSessionThere], those of
+// put, undo and remove, and those of the store.
 func (b *Broker) Move(ctx context.Context, from, to string, put, undo, remove func(context.Context) error) error {
 	for _, name := range slices.Compact(slices.Sorted(slices.Values([]string{from, to}))) {
 		release, err := b.turns.take(ctx, name)

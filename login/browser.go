@@ -81,6 +81,7 @@ func Browser(ctx context.Context, p *broker.Prepared, scopes []string, who Perso
 			return nil, err
 		}
 		if err := checkNonce(t, a.Nonce); err != nil {
+			p.Discard(context.WithoutCancel(ctx), t)
 			return nil, err
 		}
 		return t, nil

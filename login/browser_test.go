@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -414,6 +416,9 @@ func TestBrowserRefused(t *testing.T) {
 			if page.url.String() != open.RedirectURL+"/done" || !strings.Contains(page.body, tt.title) || strings.Contains(page.body, "such") {
 				t.Errorf("the page at %s: %s", page.url, page.body)
 			}
+			if n := s.Count("/revoke"); (n == 1) != (name == "a foreign ID token") {
+				t.Errorf("%d tokens were revoked", n)
+			}
 			if !strings.Contains(page.body, "tokenctl login dev/network") {
 				t.Error("the page does not say what to do")
 			}
@@ -565,6 +570,39 @@ func TestSlowLoris(t *testing.T) {
 	}
 }
 
+// Who announces a body and does not send it keeps no connection either, whatever
+// else is wrong with the request.
+func TestSlowBody(t *testing.T) {
+	t.Parallel()
+	s := authserver.Start(t, authserver.Config{Clients: []authserver.Client{app}})
+	l := begin(t, login.Browser, prepare(t, s))
+	open := next[login.OpenURL](l)
+	for _, request := range []string{
+		"POST /callback HTTP/1.1\r\nHost: 127.0.0.1:" + port(t, open) + "\r\nContent-Length: 1000\r\n\r\n",
+		"GET /callback HTTP/1.1\r\nHost: 127.0.0.1:" + port(t, open) + "\r\nContent-Length: 1000\r\n\r\n",
+		"GET /callback HTTP/1.1\r\nHost: evil.example\r\nTransfer-Encoding: chunked\r\n\r\n",
+	} {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port(t, open))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%q keeps its connection", request)
+		}
+	}
+	visit(t, open.URL)
+	if _, err := l.end(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCannotBegin(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -591,7 +629,7 @@ func TestCannotBegin(t *testing.T) {
 		},
 		"a port that is taken": {
 			lines: []string{"OAUTH2_REDIRECT_URL=http://" + taken.Addr().String() + "/callback"},
-			want:  "listening for the browser: ",
+			want:  "OAUTH2_REDIRECT_URL: end the program that listens there, or choose another port: listen tcp " + taken.Addr().String() + ": bind: address already in use",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

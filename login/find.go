@@ -51,6 +51,10 @@ func Find(ctx context.Context, t Target, who Person) ([]envfile.Var, error) {
 		return nil, err
 	}
 	scopes := s.chooseScopes(t)
+	var registration string
+	if t.ClientID == "" {
+		registration = s.metadata.Endpoints.Registration
+	}
 	if who.Confirm == nil {
 		return nil, ErrNotConfirmed
 	}
@@ -58,6 +62,8 @@ func Find(ctx context.Context, t Target, who Person) ([]envfile.Var, error) {
 		Resource:              cmp.Or(s.resource, t.URL),
 		Issuer:                s.metadata.Issuer,
 		AuthorizationEndpoint: page,
+		TokenEndpoint:         s.metadata.Endpoints.Token,
+		RegistrationEndpoint:  registration,
 		Registers:             t.ClientID == "",
 		Profile:               t.Name,
 		Scopes:                scopes,
@@ -77,7 +83,7 @@ func Find(ctx context.Context, t Target, who Person) ([]envfile.Var, error) {
 	redirect := t.RedirectURL
 	if t.ClientID != "" {
 		r.Auth = (&oauth.Client{ID: r.ID, Secret: r.Secret}).ChooseAuth(s.metadata.TokenAuthMethods)
-	} else if r, redirect, err = s.register(ctx, t, scopes, who); err != nil {
+	} else if r, redirect, err = s.register(ctx, t, who); err != nil {
 		return nil, err
 	}
 	set("OAUTH2_GRANT", grant)
@@ -131,6 +137,11 @@ func findServer(ctx context.Context, t Target, api *url.URL, who Person) (*serve
 			s.scopes = validScopes(strings.Fields(c.Params["scope"]))
 		}
 	}
+	if u, err := oauth.CheckURL(hinted); err == nil && !strings.EqualFold(u.Host, api.Host) {
+		if err := who.Tell(Notice{api.Host + " has its metadata elsewhere: they are read from " + u.Host}); err != nil {
+			return nil, err
+		}
+	}
 	m, err := oauth.FetchResourceMetadata(ctx, t.URL, hinted, t.Transport)
 	if hinted == "" && errors.Is(err, oauth.ErrNoResourceMetadata) {
 		s.legacy = true
@@ -174,10 +185,13 @@ func originMetadata(ctx context.Context, t Target, api *url.URL, wantsToken bool
 	return m, who.Tell(Notice{api.Host + " names no authorization server (RFC 9728); it would have to be one itself, at " + m.Endpoints.Token})
 }
 
+// maxScopes is what a person can be shown of scopes, in bytes.
+const maxScopes = 2048
+
 // validScopes gives the scopes if all of them are, and otherwise none: they are
 // a server's words.
 func validScopes(scopes []string) []string {
-	if slices.ContainsFunc(scopes, func(s string) bool { return oauth.CheckScope(s) != nil }) {
+	if len(strings.Join(scopes, " ")) > maxScopes || slices.ContainsFunc(scopes, func(s string) bool { return oauth.CheckScope(s) != nil }) {
 		return nil
 	}
 	return scopes
@@ -256,14 +270,14 @@ func (s *server) chooseScopes(t Target) []string {
 	return scopes
 }
 
-// register registers a client, with the redirect URL that it gives.
-func (s *server) register(ctx context.Context, t Target, scopes []string, who Person) (*oauth.Registration, string, error) {
+// register registers a client, with the redirect URL that it gives. It names no
+// scopes: servers hold clients to those, and later logins may need more.
+func (s *server) register(ctx context.Context, t Target, who Person) (*oauth.Registration, string, error) {
 	m := oauth.ClientMetadata{
 		Name:            "tokend",
 		Grants:          []string{oauth.GrantDeviceCode},
 		Responses:       []string{},
 		Auth:            registrable(s.metadata),
-		Scopes:          scopes,
 		ApplicationType: "native",
 	}
 	redirect := t.RedirectURL
@@ -311,7 +325,8 @@ func (s *server) register(ctx context.Context, t Target, scopes []string, who Pe
 }
 
 // vars gives the variables that name the server: the issuer, if its metadata
-// will be found where a profile looks for them, or else each endpoint.
+// will be found where a profile looks for them, and over it the endpoints that the
+// person has confirmed, as the metadata there may be others.
 func (s *server) vars(ctx context.Context, t Target) []envfile.Var {
 	m := s.metadata
 	named := !s.legacy
@@ -319,10 +334,10 @@ func (s *server) vars(ctx context.Context, t Target) []envfile.Var {
 		_, err := oauth.Discover(ctx, m.Issuer, t.Transport)
 		named = err == nil
 	}
-	if named {
-		return []envfile.Var{{Name: "OAUTH2_ISSUER", Value: m.Issuer}}
-	}
 	var vars []envfile.Var
+	if named {
+		vars = append(vars, envfile.Var{Name: "OAUTH2_ISSUER", Value: m.Issuer})
+	}
 	for _, v := range []envfile.Var{
 		{Name: "OAUTH2_TOKEN_URL", Value: m.Endpoints.Token},
 		{Name: "OAUTH2_AUTH_URL", Value: m.Endpoints.Authorization},

@@ -74,7 +74,8 @@ func TestFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]login.ServerFound{{
-		Resource: s.ResourceURL, Issuer: s.Issuer, AuthorizationEndpoint: s.Issuer + "/authorize", Registers: true,
+		Resource: s.ResourceURL, Issuer: s.Issuer, AuthorizationEndpoint: s.Issuer + "/authorize",
+		TokenEndpoint: s.Issuer + "/token", RegistrationEndpoint: s.Issuer + "/register", Registers: true,
 		Profile: "dev/network", Scopes: []string{"read", "write"},
 	}}, f.found); diff != "" {
 		t.Error(diff)
@@ -82,6 +83,8 @@ func TestFind(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{
 		"OAUTH2_ISSUER": s.Issuer, "OAUTH2_GRANT": "authorization_code", "OAUTH2_CLIENT_AUTH": "none",
 		"OAUTH2_SCOPE": "read write", "OAUTH2_RESOURCE": s.ResourceURL, "API_URL": s.URL,
+		"OAUTH2_TOKEN_URL": s.Issuer + "/token", "OAUTH2_AUTH_URL": s.Issuer + "/authorize", "OAUTH2_DEVICE_URL": s.Issuer + "/device_authorization",
+		"OAUTH2_INTROSPECTION_URL": s.Issuer + "/introspect", "OAUTH2_REVOCATION_URL": s.Issuer + "/revoke", "OAUTH2_REGISTRATION_URL": s.Issuer + "/register",
 	}, texts(t, vars, "CLIENT_ID", "OAUTH2_REDIRECT_URL")); diff != "" {
 		t.Error(diff)
 	}
@@ -288,18 +291,12 @@ func TestFindPlaces(t *testing.T) {
 				a.places[resourceAt+"/mcp"] = a.resource(a.issuer)
 				a.places["as "+openidAt+"/tenant1"] = a.metadata(nil)
 			},
-			want: map[string]string{
-				"OAUTH2_TOKEN_URL": "AS/tenant1/token", "OAUTH2_AUTH_URL": "AS/tenant1/authorize",
-				"OAUTH2_REGISTRATION_URL": "AS/tenant1/register", "OAUTH2_RESOURCE": "API/mcp",
-			},
+			want: map[string]string{"OAUTH2_RESOURCE": "API/mcp"},
 		},
 		"the API's own origin, with metadata": {
 			set: func(a *api) {
 				a.issuer = a.origin()
 				a.places["api "+serverAt] = a.metadata(nil)
-			},
-			want: map[string]string{
-				"OAUTH2_TOKEN_URL": "API/token", "OAUTH2_AUTH_URL": "API/authorize", "OAUTH2_REGISTRATION_URL": "API/register",
 			},
 			notice: true,
 		},
@@ -307,9 +304,6 @@ func TestFindPlaces(t *testing.T) {
 			set: func(a *api) {
 				a.issuer = a.origin() + "/oauth"
 				a.places["api "+serverAt] = a.metadata(nil)
-			},
-			want: map[string]string{
-				"OAUTH2_TOKEN_URL": "API/oauth/token", "OAUTH2_AUTH_URL": "API/oauth/authorize", "OAUTH2_REGISTRATION_URL": "API/oauth/register",
 			},
 			notice: true,
 		},
@@ -332,7 +326,10 @@ func TestFindPlaces(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := map[string]string{"OAUTH2_GRANT": "authorization_code", "CLIENT_ID": "the client", "OAUTH2_CLIENT_AUTH": "none", "API_URL": a.origin()}
+			want := map[string]string{
+				"OAUTH2_GRANT": "authorization_code", "CLIENT_ID": "the client", "OAUTH2_CLIENT_AUTH": "none", "API_URL": a.origin(),
+				"OAUTH2_TOKEN_URL": a.issuer + "/token", "OAUTH2_AUTH_URL": a.issuer + "/authorize", "OAUTH2_REGISTRATION_URL": a.issuer + "/register",
+			}
 			for name, v := range tt.want {
 				want[name] = strings.NewReplacer("AS", as, "API", a.origin()).Replace(v)
 			}
@@ -368,6 +365,7 @@ func TestFindScopes(t *testing.T) {
 		"and offline":             {challenge: "a", metadata: offline, want: "a offline_access"},
 		"offline, and has it":     {challenge: "offline_access a", metadata: offline, want: "offline_access a"},
 		"offline, but no refresh": {challenge: "a", metadata: map[string]any{"scopes_supported": []string{"offline_access"}, "grant_types_supported": []string{"authorization_code"}}, want: "a"},
+		"too many to read":        {challenge: strings.Repeat("scope ", 342), supported: `"c"`, want: "c"},
 		"not of OAuth":            {challenge: `a \\b`, supported: `"c"`, want: "c"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -385,8 +383,8 @@ func TestFindScopes(t *testing.T) {
 			if got := texts(t, vars)["OAUTH2_SCOPE"]; got != tt.want {
 				t.Errorf("%q, want %q", got, tt.want)
 			}
-			if got, _ := a.registered[0]["scope"].(string); got != tt.want {
-				t.Errorf("registered for %q, want %q", got, tt.want)
+			if scope, is := a.registered[0]["scope"]; is {
+				t.Errorf("the client is registered for %q, and can never ask for more", scope)
 			}
 			if got := strings.Join(f.found[0].Scopes, " "); got != tt.want {
 				t.Errorf("confirmed %q, want %q", got, tt.want)
@@ -457,7 +455,7 @@ func TestFindClient(t *testing.T) {
 		"registered, for devices": {
 			metadata: map[string]any{"device_authorization_endpoint": "https://as.invalid/device"},
 			target:   login.Target{Device: true},
-			want:     map[string]string{"CLIENT_ID": "the client", "OAUTH2_CLIENT_AUTH": "none", "OAUTH2_GRANT": "device_code"},
+			want:     map[string]string{"CLIENT_ID": "the client", "OAUTH2_CLIENT_AUTH": "none", "OAUTH2_GRANT": "device_code", "OAUTH2_DEVICE_URL": "https://as.invalid/device"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -479,14 +477,20 @@ func TestFindClient(t *testing.T) {
 				}
 				delete(got, "OAUTH2_REDIRECT_URL")
 			}
-			want := map[string]string{"OAUTH2_ISSUER": a.issuer, "OAUTH2_GRANT": "authorization_code", "OAUTH2_RESOURCE": a.url, "API_URL": a.origin()}
+			want := map[string]string{
+				"OAUTH2_ISSUER": a.issuer, "OAUTH2_GRANT": "authorization_code", "OAUTH2_RESOURCE": a.url, "API_URL": a.origin(),
+				"OAUTH2_TOKEN_URL": a.issuer + "/token", "OAUTH2_AUTH_URL": a.issuer + "/authorize",
+			}
+			if changed, is := tt.metadata["registration_endpoint"]; !is || changed != nil {
+				want["OAUTH2_REGISTRATION_URL"] = a.issuer + "/register"
+			}
 			for name, v := range tt.want {
 				want[name] = v
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
 			}
-			if f.found[0].Registers != registers || (len(a.registered) == 1) != registers {
+			if f.found[0].Registers != registers || (f.found[0].RegistrationEndpoint != "") != registers || (len(a.registered) == 1) != registers {
 				t.Errorf("registered: %v, as confirmed: %v", a.registered, f.found[0].Registers)
 			}
 			if !registers {
@@ -500,6 +504,50 @@ func TestFindClient(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// What was confirmed is what is used, also where the login would read other
+// metadata of the same issuer.
+func TestFindPinsWhatWasConfirmed(t *testing.T) {
+	a := startAPI(t)
+	a.places[resourceAt] = a.resource(a.issuer)
+	a.places["as "+serverAt] = a.metadata(map[string]any{"token_endpoint": "https://tokens.invalid/token", "device_authorization_endpoint": "https://as.invalid/device"})
+	a.places["as "+openidAt] = a.metadata(map[string]any{
+		"authorization_endpoint": "https://evil.invalid/authorize", "token_endpoint": "https://evil.invalid/token", "device_authorization_endpoint": "https://evil.invalid/device",
+	})
+	var f finder
+	vars, err := login.Find(t.Context(), login.Target{URL: a.url, ClientID: "mine"}, f.person())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := prepareVars(t, append(vars, envfile.Var{Name: "OAUTH2_DPOP", Value: "off"}))
+	want := oauth.Endpoints{
+		Authorization: f.found[0].AuthorizationEndpoint, Token: f.found[0].TokenEndpoint,
+		DeviceAuthorization: "https://as.invalid/device", Registration: a.issuer + "/register",
+	}
+	if diff := cmp.Diff(want, p.Endpoints); diff != "" || p.Metadata == nil {
+		t.Error(diff)
+	}
+	if p.Endpoints.Token != "https://tokens.invalid/token" || p.Client.TokenURL != p.Endpoints.Token || p.Issuer != a.issuer {
+		t.Errorf("tokens come from %s, %s; issuer %s", p.Endpoints.Token, p.Client.TokenURL, p.Issuer)
+	}
+}
+
+// The person knows which host the daemon is sent to before anything is confirmed.
+func TestFindMetadataElsewhere(t *testing.T) {
+	a := startAPI(t)
+	a.challenge += fmt.Sprintf(`, resource_metadata="%s/elsewhere"`, a.issuer)
+	a.places["as /elsewhere"] = a.resource(a.issuer)
+	a.places["as "+serverAt] = a.metadata(nil)
+	f := finder{refuses: true}
+	if _, err := login.Find(t.Context(), login.Target{URL: a.url}, f.person()); !errors.Is(err, login.ErrNotConfirmed) {
+		t.Fatal(err)
+	}
+	host := func(origin string) string { return strings.TrimPrefix(origin, "http://") }
+	want := []string{host(a.origin()) + " has its metadata elsewhere: they are read from " + host(a.issuer)}
+	if diff := cmp.Diff(want, f.notices); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -111,6 +111,9 @@ func (l *listener) open(u *url.URL) error {
 			for _, socket := range l.sockets {
 				_ = socket.Close()
 			}
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return missing("OAUTH2_REDIRECT_URL", "end the program that listens there, or choose another port: "+err.Error())
+			}
 			return fmt.Errorf("listening for the browser: %w", err)
 		}
 		l.sockets = append(l.sockets, socket)
@@ -174,6 +177,10 @@ func (l *listener) finish(end page) {
 }
 
 func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// Nobody waits for the body to come, nor does net/http after the answer.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now())
+	}
 	switch {
 	case !strings.EqualFold(strings.TrimSuffix(r.Host, ":80"), l.host):
 		// Another name that leads here: DNS rebinding.
@@ -182,8 +189,6 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", http.MethodGet)
 		nothingHere.write(w, http.StatusMethodNotAllowed)
 	case r.ContentLength != 0:
-		// Nobody waits for the body to come.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now())
 		nothingHere.write(w, http.StatusBadRequest)
 	case r.URL.EscapedPath() == l.path:
 		l.serveCallback(w, r)
@@ -195,7 +200,7 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (l *listener) serveCallback(w http.ResponseWriter, r *http.Request) {
-	if err := l.accept(r.URL.RawQuery, 1); err != nil {
+	if err := l.accept(r.URL.RawQuery, r); err != nil {
 		l.refuse(err)
 		notThisLogin.write(w, http.StatusBadRequest)
 		return
@@ -254,13 +259,14 @@ func (l *listener) paste(text string) error {
 	if err != nil || u.Scheme != "http" || !strings.EqualFold(strings.TrimSuffix(u.Host, ":80"), l.host) || u.User != nil || u.EscapedPath() != l.path {
 		return fmt.Errorf("it does not begin with %s", l.redirectURL)
 	}
-	return l.accept(u.RawQuery, 0)
+	return l.accept(u.RawQuery, nil)
 }
 
 // accept takes the query of a callback if it is the one waited for. The first
-// one counts: whoever else knows the state waits for the same end. browsers is
-// how many will wait: they are counted before the login can go on.
-func (l *listener) accept(rawQuery string, browsers int) error {
+// one counts: whoever else knows the state waits for the same end. r is the
+// browser's request, nil if there is none; that it waits is counted before the
+// login can go on.
+func (l *listener) accept(rawQuery string, r *http.Request) error {
 	query, err := url.ParseQuery(rawQuery)
 	if err != nil {
 		return errors.New("its query cannot be read")
@@ -275,9 +281,14 @@ func (l *listener) accept(rawQuery string, browsers int) error {
 	if err := cb.Check(l.issuer, l.issParameter); err != nil {
 		return err
 	}
+	if r != nil && !ofThisUser(r) {
+		return errors.New("another user of this machine sent it, or who sent it did not wait")
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.held += browsers
+	if r != nil {
+		l.held++
+	}
 	if !l.isAccepted {
 		l.isAccepted = true
 		l.callback = cb

@@ -51,6 +51,8 @@ type ServerFound struct {
 	Resource              string // as the API names itself (RFC 9728), or its URL
 	Issuer                string // the origin, where the server does not say who it is
 	AuthorizationEndpoint string // or that of the device grant
+	TokenEndpoint         string // where the code and the client's secret would be sent
+	RegistrationEndpoint  string // "" where no client would be registered
 	Registers             bool   // a client would be registered
 	Profile               string // the name that the profile will have
 	Scopes                []string

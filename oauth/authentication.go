@@ -140,6 +140,7 @@ type outgoing struct {
 // confidence.
 type reply struct {
 	answer
+	at     *url.URL // the endpoint
 	op     string
 	sent   *echo
 	proved bool // a DPoP proof was sent
@@ -154,7 +155,7 @@ func (c *Client) post(ctx context.Context, r outgoing) (reply, *Error) {
 	if err != nil {
 		return p, &Error{Op: "checking the endpoint's URL", Kind: Invalid, Err: err}
 	}
-	p.op = fmt.Sprintf(r.doing, u.Host)
+	p.at, p.op = u, fmt.Sprintf(r.doing, u.Host)
 	p.proved = r.proof && c.DPoP != nil
 	ctx, cancel := withExchangeTime(ctx)
 	defer cancel()

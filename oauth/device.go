@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"context"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -39,14 +40,15 @@ func (c *Client) AuthorizeDevice(ctx context.Context, endpoint string, r Request
 		return nil, e
 	}
 	d := new(Device)
-	if odd := d.read(members, c.repeats(p)); odd != "" {
+	if odd := d.read(members, p.at, p.sent.in); odd != "" {
 		return nil, p.errorf(p.op, Malformed, odd)
 	}
 	return d, nil
 }
 
-// read fills d, and says what makes the answer unusable, or "".
-func (d *Device) read(members map[string]any, repeats func(string) bool) string {
+// read fills d from what endpoint answered, and says what makes the answer
+// unusable, or "".
+func (d *Device) read(members map[string]any, endpoint *url.URL, repeats func(string) bool) string {
 	code, _ := members["device_code"].(string)
 	if !isVSCHAR(code) {
 		return "there is no usable device_code in the answer"
@@ -60,11 +62,14 @@ func (d *Device) read(members map[string]any, repeats func(string) bool) string 
 	if d.URL == "" {
 		d.URL, _ = members["verification_url"].(string) // Google's name
 	}
-	if !isPage(d.URL) || repeats(d.URL) {
+	page := pageOf(d.URL, endpoint)
+	if page == nil || repeats(d.URL) {
 		return "verification_uri is not an https URL"
 	}
-	if complete, _ := members["verification_uri_complete"].(string); isPage(complete) && !repeats(complete) {
-		d.CompleteURL = complete
+	// One is read and the other one opened: they must not be two servers'.
+	text, _ := members["verification_uri_complete"].(string)
+	if complete := pageOf(text, endpoint); complete != nil && origin(complete) == origin(page) && !repeats(text) {
+		d.CompleteURL = text
 	}
 	if d.Life = lifetime(members["expires_in"]); d.Life <= 0 {
 		return "expires_in is missing or no time"
@@ -75,12 +80,16 @@ func (d *Device) read(members map[string]any, repeats func(string) bool) string 
 	return ""
 }
 
-// isPage says whether raw is fit to be shown and opened: an endpoint's URL, but
-// that it may have a fragment, as the pages of some servers have.
-func isPage(raw string) bool {
+// pageOf parses raw, less its fragment, if it is fit to be shown and opened, and
+// else gives nil: such a URL as the server of endpoint may name, but that it may
+// have a fragment, as the pages of some servers have.
+func pageOf(raw string, endpoint *url.URL) *url.URL {
 	page, fragment, _ := strings.Cut(raw, "#")
-	_, err := CheckURL(page)
-	return err == nil && len(raw) <= 2048 && (fragment == "" || isVSCHAR(fragment) && !strings.ContainsAny(fragment, ` "\`))
+	u, err := checkNamed(page, endpoint)
+	if err != nil || len(raw) > maxNamed || fragment != "" && (!isVSCHAR(fragment) || strings.ContainsAny(fragment, ` "\`)) {
+		return nil
+	}
+	return u
 }
 
 // lifetime reads a number of seconds as [Token]'s expires_in is read; zero where

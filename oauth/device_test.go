@@ -99,6 +99,9 @@ func TestAuthorizeDeviceAnswers(t *testing.T) {
 		{answer("verification_uri", `"http://127.0.0.1:8080/d"`), device(func(d *Device) { d.URL = "http://127.0.0.1:8080/d" }), ""},
 		{answer("verification_uri_complete", `"https://as.example/d?c=U"`), device(func(d *Device) { d.CompleteURL = "https://as.example/d?c=U" }), ""},
 		{answer("verification_uri_complete", `"http://as.example/d?c=U"`), device(func(*Device) {}), ""},
+		{answer("verification_uri_complete", `"https://AS.example:443/d?c=U"`), device(func(d *Device) { d.CompleteURL = "https://AS.example:443/d?c=U" }), ""},
+		{answer("verification_uri_complete", `"https://evil.example/d?c=U"`), device(func(*Device) {}), ""},
+		{answer("verification_uri_complete", `"https://as.example:8443/d?c=U"`), device(func(*Device) {}), ""},
 		{answer("verification_uri_complete", `7`), device(func(*Device) {}), ""},
 		{answer("verification_uri_complete", `"https://as.example/?hunter2-correct-horse"`), device(func(*Device) {}), ""},
 		{answer("device_code", ""), nil, noCode},
@@ -139,6 +142,31 @@ func TestAuthorizeDeviceAnswers(t *testing.T) {
 		var e *Error
 		if !errors.As(err, &e) || err.Error() != want || e.Kind != Malformed {
 			t.Errorf("%s: got %v, want %s", row.answer, err, want)
+		}
+	}
+}
+
+// A server elsewhere sends nobody to what listens on this machine.
+func TestAuthorizeDeviceOfHTTPSNamesNoPlainPage(t *testing.T) {
+	s := newServer(t, systemCA.server(t, "127.0.0.1", time.Now().Add(time.Hour)), func(string) string {
+		return ok(`{"device_code":"d","user_code":"U","verification_uri":"http://127.0.0.1:1/","expires_in":60}`)
+	})
+	_, err := testClient(Transport{Proxy: "direct"}).AuthorizeDevice(t.Context(), "https://"+s.addr, Request{})
+	if want := "asking " + s.addr + " for a device code: verification_uri is not an https URL (HTTP 200)"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// What is sent is not shown, whatever the client's id is.
+func TestAuthorizeDeviceByAClientNamedInASecret(t *testing.T) {
+	s := newServer(t, nil, func(string) string {
+		return ok(`{"device_code":"d","user_code":"s3cr3t-e-s3cr3t-e-s3cr3t","verification_uri":"https://as.example/","expires_in":60}`)
+	})
+	for _, id := range []string{"another", "e", "s3cr3t"} {
+		c := Client{ID: id}
+		d, err := c.AuthorizeDevice(t.Context(), "http://"+s.addr, Request{Extra: url.Values{"api_key": {"s3cr3t-e-s3cr3t-e-s3cr3t"}}})
+		if want := "asking " + s.addr + " for a device code: there is no usable user_code in the answer (HTTP 200)"; err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, %v, want %s", id, d, err, want)
 		}
 	}
 }

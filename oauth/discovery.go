@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -68,7 +69,12 @@ func DiscoverAt(ctx context.Context, server string, t Transport) (*Metadata, err
 		origin + "/.well-known/openid-configuration" + path,
 		origin + path + "/.well-known/openid-configuration",
 	}
-	return discover(ctx, "reading the metadata of "+u.Host, server, slices.Compact(places), t)
+	m, err := discover(ctx, "reading the metadata of "+u.Host, server, slices.Compact(places), t)
+	var other *otherIssuer
+	if errors.As(err, &other) {
+		other.configurable = false // it was the API that named it
+	}
+	return m, err
 }
 
 // DiscoverOrigin is [DiscoverAt] for the origin of an API that names no
@@ -172,6 +178,11 @@ func fetchObject(ctx context.Context, op, from string, t Transport) (a answer, m
 	if e := a.problem(op, parsed); e != nil {
 		return a, nil, true, e
 	}
+	// RFC 8414 section 3.2, RFC 9728 section 3.2. Text that anybody may leave on a
+	// host of good name is not what that host says of itself.
+	if media, _, _ := mime.ParseMediaType(a.header.Get("Content-Type")); media != "application/json" && !strings.HasSuffix(media, "+json") {
+		return a, nil, true, a.errorf(op, Malformed, "the answer is not application/json")
+	}
 	return a, members, false, nil
 }
 
@@ -179,9 +190,13 @@ func fetchObject(ctx context.Context, op, from string, t Transport) (a answer, m
 // there at all; of the rest what is malformed is taken as missing.
 func (m *Metadata) read(members map[string]any) error {
 	if named, _ := members["issuer"].(string); named != m.Issuer {
-		return &otherIssuer{m.Issuer, named, members}
+		return &otherIssuer{m.Issuer, named, members, true}
 	}
-	if err := m.Endpoints.read(members); err != nil {
+	issuer, err := CheckURL(m.Issuer)
+	if err != nil {
+		return err
+	}
+	if err := m.Endpoints.read(members, issuer); err != nil {
 		return err
 	}
 	if v := members["mtls_endpoint_aliases"]; v != nil {
@@ -189,7 +204,7 @@ func (m *Metadata) read(members map[string]any) error {
 		if !ok {
 			return errors.New("mtls_endpoint_aliases is not an object")
 		}
-		if err := m.MTLS.read(aliases); err != nil {
+		if err := m.MTLS.read(aliases, issuer); err != nil {
 			return fmt.Errorf("mtls_endpoint_aliases: %w", err)
 		}
 	}
@@ -232,7 +247,9 @@ func (m *Metadata) read(members map[string]any) error {
 	return nil
 }
 
-func (e *Endpoints) read(members map[string]any) error {
+// read takes the endpoints that the metadata of issuer name. An https issuer names
+// none in plain http: what listens on loopback is none of its business.
+func (e *Endpoints) read(members map[string]any, issuer *url.URL) error {
 	for _, endpoint := range []struct {
 		name string
 		url  *string
@@ -253,7 +270,7 @@ func (e *Endpoints) read(members map[string]any) error {
 		if !ok {
 			return fmt.Errorf("%s is not a string", endpoint.name)
 		}
-		if _, err := CheckURL(s); err != nil {
+		if _, err := checkNamed(s, issuer); err != nil {
 			return fmt.Errorf("%s: %w", endpoint.name, err)
 		}
 		*endpoint.url = s
@@ -284,7 +301,14 @@ func isScope(s string) bool { return CheckScope(s) == nil }
 type otherIssuer struct {
 	configured, named string
 	members           map[string]any
+	configurable      bool // a person has written it, and may write the other one
 }
+
+// ErrOtherIssuer is the cause where metadata are not of the issuer asked for (RFC
+// 8414 section 3.3).
+var ErrOtherIssuer = errors.New("the metadata are of another issuer")
+
+func (o *otherIssuer) Is(target error) bool { return target == ErrOtherIssuer }
 
 // Error says what to write if the issuer named is the one that was meant.
 func (o *otherIssuer) Error() string {
@@ -294,7 +318,7 @@ func (o *otherIssuer) Error() string {
 	nothing := newEcho()
 	shown := nothing.clean(o.named)
 	text := fmt.Sprintf("the metadata are of issuer %s, not of %s", shown, nothing.clean(o.configured))
-	if _, err := CheckURL(o.named); err == nil && shown == o.named && !strings.ContainsAny(o.named, "'$`?&;|()<>*!") {
+	if _, err := CheckURL(o.named); o.configurable && err == nil && shown == o.named && !strings.ContainsAny(o.named, "'$`?&;|()<>*!") {
 		text += "; if that is the one meant, write OAUTH2_ISSUER=" + o.named
 	}
 	return text

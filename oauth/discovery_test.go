@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -56,6 +57,7 @@ func TestDiscover(t *testing.T) {
 		"RFC 8414 with a path":      {map[string]string{rfcPath + "/r/x": at("/r/x/")}, "/r/x/", []string{"/r/x" + oidcPath, rfcPath + "/r/x"}},
 		"RFC 8414 after a web page": {map[string]string{oidcPath: "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", rfcPath: at("")}, "", []string{oidcPath, rfcPath}},
 		"RFC 8414 after no JSON":    {map[string]string{oidcPath: metadata("hello"), rfcPath: at("")}, "", []string{oidcPath, rfcPath}},
+		"RFC 8414 after a text":     {map[string]string{oidcPath: strings.Replace(at(""), "application/json", "text/plain", 1), rfcPath: strings.Replace(at(""), "application/json", "Application/x+JSON; charset=utf-8", 1)}, "", []string{oidcPath, rfcPath}},
 		"RFC 8414 after 401":        {map[string]string{oidcPath: status("401 Unauthorized", "{}"), rfcPath: at("")}, "", []string{oidcPath, rfcPath}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -145,6 +147,9 @@ func TestDiscoverFailures(t *testing.T) {
 		"PKCE not a list":    {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","code_challenge_methods_supported":"S256"}`)}, Malformed, "code_challenge_methods_supported is not a list of names (HTTP 200)", 1},
 		"iss a string":       {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","authorization_response_iss_parameter_supported":"true"}`)}, Malformed, "authorization_response_iss_parameter_supported is not true or false (HTTP 200)", 1},
 		"PAR a number":       {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","require_pushed_authorization_requests":1}`)}, Malformed, "require_pushed_authorization_requests is not true or false (HTTP 200)", 1},
+		"endpoint too long":  {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint":"https://as.example/` + strings.Repeat("x", 2048) + `"}`)}, Malformed, "token_endpoint: is longer than 2048 characters (HTTP 200)", 1},
+		"a text":             {map[string]string{oidcPath: strings.Replace(metadata(`{"issuer":"ISSUER"}`), "application/json", "text/plain", 1), rfcPath: strings.Replace(metadata(`{"issuer":"ISSUER"}`), "application/json", "application/octet-stream", 1)}, Malformed, "the answer is not application/json (HTTP 200)", 2},
+		"of no type":         {map[string]string{oidcPath: "HTTP/1.1 200 OK\r\n\r\n" + `{"issuer":"ISSUER"}`}, Refused, neither + " (HTTP 404)", 2},
 		"name twice":         {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","issuer":"ISSUER"}`), rfcPath: metadata("[]")}, Malformed, "the answer is not a JSON object (HTTP 200)", 2},
 		"methods odd":        {map[string]string{oidcPath: metadata(`{"issuer":"ISSUER","token_endpoint_auth_methods_supported":["none","\u001b"]}`)}, Malformed, "token_endpoint_auth_methods_supported is not a list of names (HTTP 200)", 1},
 	} {
@@ -231,7 +236,7 @@ func TestDiscoverAtFailures(t *testing.T) {
 	}{
 		"none":           {nil, "", "neither of the two places for metadata below /.well-known/ has any (HTTP 404)", 2},
 		"none of three":  {nil, "/t", "none of the places for metadata below /.well-known/ has any (HTTP 404)", 3},
-		"another issuer": {map[string]string{rfcPath + "/t": metadata(`{"issuer":"https://as.example/t"}`)}, "/t", "the metadata are of issuer https://as.example/t, not of http://HOST/t; if that is the one meant, write OAUTH2_ISSUER=https://as.example/t (HTTP 200)", 1},
+		"another issuer": {map[string]string{rfcPath + "/t": metadata(`{"issuer":"https://as.example/t"}`)}, "/t", "the metadata are of issuer https://as.example/t, not of http://HOST/t (HTTP 200)", 1},
 		"redirect":       {map[string]string{rfcPath: "HTTP/1.1 301 Moved Permanently\r\nLocation: /x\r\n\r\n"}, "", "the endpoint redirects, which is not followed (HTTP 301)", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -249,6 +254,24 @@ func TestDiscoverAtFailures(t *testing.T) {
 	_, err := DiscoverAt(t.Context(), "https://as.example/?x", Transport{})
 	if err == nil || err.Error() != "checking the issuer: has a query (?)" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What listens on this machine is no business of a server elsewhere.
+func TestMetadataOfHTTPSNameNoPlainEndpoint(t *testing.T) {
+	for member, what := range map[string]string{
+		`"registration_endpoint":"http://127.0.0.1:1/admin"`:                    "registration_endpoint",
+		`"mtls_endpoint_aliases":{"token_endpoint":"http://localhost:1/admin"}`: "mtls_endpoint_aliases: token_endpoint",
+	} {
+		var s *server
+		s = newServer(t, systemCA.server(t, "127.0.0.1", time.Now().Add(time.Hour)), func(string) string {
+			return metadata(`{"issuer":"https://` + s.addr + `",` + member + `}`)
+		})
+		_, err := Discover(t.Context(), "https://"+s.addr, Transport{Proxy: "direct"})
+		want := "reading the metadata of " + s.addr + ": " + what + ": is plain http, and who names it is https (HTTP 200)"
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 

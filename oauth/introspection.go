@@ -1,9 +1,6 @@
 package oauth
 
-import (
-	"context"
-	"strings"
-)
+import "context"
 
 // An Introspection is what a server says about a token (RFC 7662 section 2.2).
 // It is for showing: nothing in it makes a token live longer.
@@ -33,21 +30,8 @@ func (c *Client) Introspect(ctx context.Context, endpoint string, token Secret, 
 	if !ok {
 		return nil, p.errorf(p.op, Malformed, "active is not true or false")
 	}
-	claims := withhold(members, c.repeats(p, token))
+	claims := withhold(members, p.sent.in)
 	return &Introspection{Active: active, Claims: claims.(map[string]any)}, nil
-}
-
-// repeats finds in a text what was sent in confidence. The client's id is not
-// that, though Basic sends it in one with the secret; secrets are those to be
-// found even where the id is a part of them.
-func (c *Client) repeats(p reply, secrets ...Secret) func(text string) bool {
-	own := newEcho(c.Secret.Reveal())
-	for _, secret := range secrets {
-		own.know(secret.Reveal())
-	}
-	return func(text string) bool {
-		return own.in(text) || p.sent.in(strings.ReplaceAll(text, c.ID, "\x00"))
-	}
 }
 
 // tokenForm is the form of RFC 7662 section 2.1 and RFC 7009 section 2.1.

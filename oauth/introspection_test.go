@@ -16,7 +16,8 @@ func TestIntrospect(t *testing.T) {
 	s := newServer(t, nil, func(string) string {
 		return ok(`{"active":true,"client_id":"6f9619ff-8b86-d011-b42d-00cf4fc964ff","username":"service-account-6f9619ff-8b86-d011-b42d-00cf4fc964ff",
 			"exp":1419356238,"big":12345678901234567890,"scope":"a b","aud":["x","AT-battery-staple-1234"],"nested":{"you sent":"AT-BATTERY-staple-1234",
-			"hunter2-correct-horse":1,"name":"José"},"basic":"6f9619ff-8b86-d011-b42d-00cf4fc964ff:hunter2-correct-horse"}`)
+			"hunter2-correct-horse":1,"name":"José"},"basic":"6f9619ff-8b86-d011-b42d-00cf4fc964ff:hunter2-correct-horse",
+			"header":"Basic NmY5NjE5ZmYtOGI4Ni1kMDExLWI0MmQtMDBjZjRmYzk2NGZmOmh1bnRlcjItY29ycmVjdC1ob3JzZQ=="}`)
 	})
 	got, err := c.Introspect(t.Context(), "http://"+s.addr+"/introspect", token, "access_token")
 	if err != nil {
@@ -25,7 +26,7 @@ func TestIntrospect(t *testing.T) {
 	want := &Introspection{Active: true, Claims: map[string]any{
 		"active": true, "client_id": c.ID, "username": "service-account-" + c.ID,
 		"exp": json.Number("1419356238"), "big": json.Number("12345678901234567890"), "scope": "a b",
-		"aud": []any{"x", withheld}, "nested": map[string]any{"you sent": withheld, "name": "José"}, "basic": withheld,
+		"aud": []any{"x", withheld}, "nested": map[string]any{"you sent": withheld, "name": "José"}, "basic": withheld, "header": withheld,
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

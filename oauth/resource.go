@@ -85,7 +85,7 @@ func FetchResourceMetadata(ctx context.Context, target string, hinted string, t 
 	op := "reading the resource metadata of " + u.Host
 	var places []string
 	if hinted != "" {
-		if err := checkNamed(hinted, u); err != nil {
+		if _, err := checkNamed(hinted, u); err != nil {
 			return nil, &Error{Op: op, Kind: Malformed, Err: fmt.Errorf("the URL in the challenge: %w", err)}
 		}
 		places = []string{hinted}
@@ -139,7 +139,7 @@ func (m *ResourceMetadata) read(members map[string]any, target *url.URL) error {
 			return errors.New("authorization_servers is not a list of URLs")
 		}
 		for _, server := range m.AuthorizationServers {
-			if err := checkNamed(server, target); err != nil {
+			if _, err := checkNamed(server, target); err != nil {
 				return fmt.Errorf("authorization server %s: %w", nothing.clean(server), err)
 			}
 		}
@@ -148,14 +148,22 @@ func (m *ResourceMetadata) read(members map[string]any, target *url.URL) error {
 	return nil
 }
 
-// checkNamed checks a URL that target names. Were an https server free to name a
+// maxNamed bounds a URL that a server names, in bytes: a person may have to read it.
+const maxNamed = 2048
+
+// checkNamed parses a URL that target names. Were an https server free to name a
 // plain one on loopback, it could have requests sent to what listens there.
-func checkNamed(raw string, target *url.URL) error {
+func checkNamed(raw string, target *url.URL) (*url.URL, error) {
 	u, err := CheckURL(raw)
-	if err == nil && u.Scheme == "http" && target.Scheme == "https" {
-		err = errors.New("is plain http, and who names it is https")
+	switch {
+	case err != nil:
+		return nil, err
+	case len(raw) > maxNamed:
+		return nil, errors.New("is longer than 2048 characters")
+	case u.Scheme == "http" && target.Scheme == "https":
+		return nil, errors.New("is plain http, and who names it is https")
 	}
-	return err
+	return u, nil
 }
 
 // covers says whether target is resource or lies below its path at the same

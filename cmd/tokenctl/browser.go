@@ -13,9 +13,10 @@ import (
 )
 
 // openable reports whether an address from a server may be handed to a program
-// to be opened: https, or http on this machine, in printable ASCII.
+// to be opened: https, or http on this machine, in printable ASCII, without what
+// no URL has (RFC 3986 section 2) or a shell would act on in double quotes.
 func openable(address string) bool {
-	if strings.ContainsFunc(address, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if strings.ContainsFunc(address, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"'`$<>\\^{|}", r) }) {
 		return false
 	}
 	u, err := url.Parse(address)
@@ -25,6 +26,15 @@ func openable(address string) bool {
 	ip := net.ParseIP(u.Hostname())
 	local := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 	return u.Scheme == "https" || u.Scheme == "http" && local
+}
+
+// hostOf is the host of a URL, with its port.
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // browsers returns the commands that may open address, the first one to be

@@ -124,6 +124,9 @@ type tokenJSON struct {
 }
 
 func (a *app) printToken(name string, t *client.Token) error {
+	if t.Type == "N_A" && (a.output == "header" || a.output == "header-json") {
+		return &problem{Exit: exitFailed, Profile: name, Message: "this is no access token (token_type N_A, RFC 8693 section 2.2.1) and goes into no header"}
+	}
 	switch a.output {
 	case "header":
 		return say("Authorization: %s\n", t.Header())

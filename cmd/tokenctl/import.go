@@ -162,6 +162,9 @@ func fromGoogle(file, name, scope string) (*api.PutProfileRequest, error) {
 		set("PRIVATE_KEY", g.PrivateKey)
 		if g.TokenURI != googleEndpoint {
 			set("OAUTH2_TOKEN_URL", g.TokenURI)
+			if host := hostOf(g.TokenURI); host != "" && host != "accounts.google.com" && !strings.HasSuffix(host, ".googleapis.com") {
+				note("%s: its tokens come from %s, which is not Google's", file, host)
+			}
 		}
 	case g.Type == "authorized_user":
 		return nil, wrong("it is a login of gcloud's, which stays gcloud's", "use a desktop application's client and: tokenctl login NAME")

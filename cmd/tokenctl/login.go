@@ -29,7 +29,7 @@ type login struct {
 	isURL     bool
 	yes       bool
 	noBrowser bool
-	tokenFile string // of the initial access token
+	token     string // initial access token, if it was given
 
 	stream    *client.Stream
 	pasted    <-chan line // the next line of standard input, where a redirect URL may come from
@@ -42,7 +42,7 @@ type login struct {
 func loginCommand(a *app) *cobra.Command {
 	l := &login{app: a}
 	var device bool
-	var secretFile string
+	var secretFile, tokenFile string
 	c := &cobra.Command{
 		Use:   "login PROFILE|URL",
 		Short: "Log in with a browser, and let the daemon keep what comes of it",
@@ -94,6 +94,12 @@ it is taken from a terminal, or with --no-browser from standard input.`,
 					return err
 				}
 			}
+			if tokenFile != "" {
+				var err error
+				if l.token, err = secretIn(tokenFile); err != nil {
+					return err
+				}
+			}
 			done, err := l.run(c.Context())
 			if err != nil {
 				return l.diagnose(err)
@@ -109,7 +115,7 @@ it is taken from a terminal, or with --no-browser from standard input.`,
 	f.BoolVar(&l.noBrowser, "no-browser", false, "open no browser, and take a redirect URL from standard input")
 	f.StringVar(&l.start.ClientId, "client-id", "", "with a URL: a client that is registered already, or its metadata document's URL")
 	f.StringVar(&secretFile, "client-secret-file", "", "with --client-id: file that holds its secret")
-	f.StringVar(&l.tokenFile, "token-file", "", "with a URL: file that holds the initial access token for registration")
+	f.StringVar(&tokenFile, "token-file", "", "with a URL: file that holds the initial access token for registration")
 	f.StringVar(&l.start.WwwAuthenticate, "www-authenticate", "", "with a URL: the field of that name with which the API refused a request")
 	f.BoolVarP(&l.yes, "yes", "y", false, "with a URL: trust the server that is found, do not ask")
 	a.outputFlag(c, "text", "json")
@@ -227,7 +233,16 @@ func (l *login) confirmServer(ctx context.Context, s *api.LoginResponseServerFou
 	if s.AuthorizationEndpoint != "" {
 		row("login page", s.AuthorizationEndpoint)
 	}
-	if s.Registers {
+	elsewhere := func(endpoint string) bool {
+		return endpoint != "" && hostOf(endpoint) != hostOf(s.AuthorizationEndpoint)
+	}
+	if elsewhere(s.TokenEndpoint) {
+		row("tokens from", s.TokenEndpoint)
+	}
+	switch {
+	case elsewhere(s.RegistrationEndpoint):
+		row("client", "a new one is registered at "+s.RegistrationEndpoint)
+	case s.Registers:
 		row("client", "a new one is registered there")
 	}
 	if len(s.Scopes) > 0 {
@@ -246,7 +261,12 @@ func (l *login) confirmServer(ctx context.Context, s *api.LoginResponseServerFou
 			return &problem{Exit: exitUsage, Profile: l.name, Message: "standard input is not a terminal to ask on", Fix: "add --yes to trust " + s.Issuer}
 		}
 		var err error
-		if accepted, err = confirm(ctx, "Trust this server?"); err != nil {
+		// Whatever a server has filled the screen with, this is what counts.
+		question := "Trust " + hostOf(s.Issuer)
+		if page := hostOf(s.AuthorizationEndpoint); page != hostOf(s.Issuer) {
+			question += ", with the login page of " + page
+		}
+		if accepted, err = confirm(ctx, question+"?"); err != nil {
 			return err
 		}
 	}
@@ -258,8 +278,8 @@ func (l *login) confirmServer(ctx context.Context, s *api.LoginResponseServerFou
 }
 
 func (l *login) initialAccessToken(ctx context.Context, e *api.LoginResponseInitialAccessTokenNeeded) (string, error) {
-	if l.tokenFile != "" {
-		return secretIn(l.tokenFile)
+	if l.token != "" {
+		return l.token, nil
 	}
 	const needs = "the server registers nobody without an initial access token"
 	if !isTerminal(os.Stdin) {
@@ -396,8 +416,11 @@ func (l *login) diagnose(err error) error {
 	case api.ReasonClientRefused:
 		if l.isURL {
 			p.Fix = ""
-			if l.start.ClientId != "" {
+			switch {
+			case l.start.ClientId != "":
 				p.Fix = "check --client-id and --client-secret-file"
+			case l.token != "":
+				p.Fix = "check --token-file"
 			}
 		}
 	case api.ReasonRequestRefused:

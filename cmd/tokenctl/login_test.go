@@ -22,6 +22,7 @@ import (
 func serverFound() *tokendv1.LoginResponse {
 	return &tokendv1.LoginResponse{Event: &tokendv1.LoginResponse_ServerFound_{ServerFound: &tokendv1.LoginResponse_ServerFound{
 		Resource: "https://mcp.example.com/v1", Issuer: "https://auth.example.com", AuthorizationEndpoint: "https://auth.example.com/authorize",
+		TokenEndpoint: "https://auth.example.com/token", RegistrationEndpoint: "https://auth.example.com/register",
 		Registers: true, Profile: "mcp.example.com", Scopes: []string{"read", "write"},
 	}}}
 }
@@ -230,6 +231,26 @@ func TestLoginToAURL(t *testing.T) {
 	}), confirmed(true), initial)
 }
 
+// Where code, secret and initial access token go is shown where it is not the
+// host of the login page.
+func TestLoginServerInParts(t *testing.T) {
+	var said []*tokendv1.LoginRequest
+	e := serverFound()
+	found := e.GetServerFound()
+	s := serve(t, &script{login: plays(&said, e)})
+	for _, test := range []struct{ token, registration, rows string }{
+		{"https://tokens.example.com/token", "https://auth.example.com/register",
+			"tokens from   https://tokens.example.com/token\nclient        a new one is registered there\n"},
+		{"https://auth.example.com:8443/token", "https://clients.example.com/register",
+			"tokens from   https://auth.example.com:8443/token\nclient        a new one is registered at https://clients.example.com/register\n"},
+		{"https://tokens.example.com/token", "", "tokens from   https://tokens.example.com/token\n"},
+	} {
+		found.TokenEndpoint, found.RegistrationEndpoint, found.Registers = test.token, test.registration, test.registration != ""
+		shown := strings.Replace(serverShown, "client        a new one is registered there\n", test.rows, 1)
+		want(t, s.run(t, "", "login", "https://mcp.example.com/v1", "--yes"), outcome{"", shown + "tokenctl: tokend ended the login without saying what came of it\n", 1})
+	}
+}
+
 func TestLoginUsage(t *testing.T) {
 	s := serve(t, &script{})
 	empty, long := s.write(t, "empty", " \n"), s.write(t, "long", strings.Repeat("x", maxSecret+1))
@@ -285,6 +306,9 @@ func TestLoginFails(t *testing.T) {
 		s.login = failing(test.err)
 		want(t, s.run(t, "", append([]string{"login"}, test.args...)...), outcome{"", "tokenctl: " + test.says + "\n", test.exit})
 	}
+	s.login = failing(refusal("DENIED", "\u009b2Jno\u202e", "profile", "p"))
+	want(t, s.run(t, "", "login", "p", "-o", "json"), outcome{"",
+		`{"reason":"DENIED","exit":7,"profile":"p","message":"\u009b2Jno\u202e","transient":false,"fix":"to try again: tokenctl login p"}` + "\n", 7})
 	// After events, and as JSON.
 	s.login = failing(refusal("DENIED", "access denied", "profile", "p"), showCode())
 	want(t, s.run(t, "", "login", "p", "-o", "json"), outcome{"",
@@ -492,6 +516,11 @@ func TestOpenable(t *testing.T) {
 		"https://auth.example.com/a b":       false,
 		"https://auth.example.com/\x1b":      false,
 		"https://auth.exämple.com/":          false,
+		"https://auth.example.com/$(id)":     false,
+		"https://auth.example.com/`id`":      false,
+		"https://auth.example.com/'":         false,
+		"https://auth.example.com/\"":        false,
+		"https://auth.example.com/|<>^\\{}":  false,
 	} {
 		if got := openable(address); got != want {
 			t.Errorf("%q: %v", address, got)

@@ -355,6 +355,13 @@ sub   a\x1b[2Jb c
 	if got := fmt.Sprintf("%q %s %s", asked.Scopes, asked.Audience, asked.Resource); got != `["a" "b"] c https://d` {
 		t.Error("asked for", got)
 	}
+	// What a terminal obeys and JSON may have as it is: C1, DEL, bidi, and beyond 16 bits.
+	hostile := answer.Claims
+	answer.Claims = "{\"sub\":\"a\u009b2J\u009d0;x\x7f\u202eé\U000e0001\"}"
+	if got := s.run(t, "", "inspect", "p", "-o", "json"); !strings.Contains(got.Stdout, `"sub": "a\u009b2J\u009d0;x\u007f\u202eé\udb40\udc01"`) {
+		t.Errorf("%q", got.Stdout)
+	}
+	answer.Claims = hostile
 	want(t, s.run(t, "", "inspect", "p", "-o", "json"), outcome{`{
   "profile": "p",
   "active": true,
@@ -518,7 +525,8 @@ func TestImportGoogle(t *testing.T) {
 	elsewhere := s.write(t, "elsewhere.json", `{"type": "service_account", "private_key": "k", "client_email": "e@x", "token_uri": "https://token.example.com/"}`)
 
 	want(t, s.run(t, "", "import", "google", key, desktop, "--scope", "a", "--scope", "b c"), outcome{"build.bot\nmy-project\n", "", 0})
-	want(t, s.run(t, "", "import", "google", elsewhere, "--as", "dev/google"), outcome{"dev/google\n", "", 0})
+	want(t, s.run(t, "", "import", "google", elsewhere, "--as", "dev/google"), outcome{"dev/google\n",
+		"tokenctl: " + elsewhere + ": its tokens come from token.example.com, which is not Google's\n", 0})
 	for name, text := range map[string]string{
 		"build.bot": "OAUTH2_PROVIDER=\"google\"\nCLIENT_ID=\"build.bot@pr.iam.gserviceaccount.com\"\nPRIVATE_KEY_ID=\"kid\"\n" +
 			`PRIVATE_KEY="-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n"` + "\nOAUTH2_SCOPE=\"a b c\"\n",
@@ -531,6 +539,10 @@ func TestImportGoogle(t *testing.T) {
 	}
 	if got := s.trusted(t); got != "build.bot hash\nmy-project hash\ndev/google hash\n" {
 		t.Errorf("trusted %q", got)
+	}
+	for as, host := range map[string]string{"old": "accounts.google.com", "regional": "eu.googleapis.com"} {
+		file := s.write(t, as+".json", `{"type": "service_account", "private_key": "k", "client_email": "e@x", "token_uri": "https://`+host+`/o/oauth2/token"}`)
+		want(t, s.run(t, "", "import", "google", file, "--as", as), outcome{as + "\n", "", 0})
 	}
 	want(t, s.run(t, "", "import", "google", key), outcome{"", "tokenctl: build.bot: a profile has that name; choose another name: --as NAME\n", 1})
 

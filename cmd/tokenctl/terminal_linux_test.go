@@ -128,10 +128,10 @@ func TestTrustIsAskedFor(t *testing.T) {
 		exit     int
 		says     string
 	}{
-		{"y\n", true, 0, "Trust this server? [y/N] y\n" + loggedInSaid},
-		{"n\n", false, 7, "Trust this server? [y/N] n\ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
-		{"\n", false, 7, "Trust this server? [y/N] \ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
-		{"\x04", false, 7, "Trust this server? [y/N] \ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
+		{"y\n", true, 0, "Trust auth.example.com? [y/N] y\n" + loggedInSaid},
+		{"n\n", false, 7, "Trust auth.example.com? [y/N] n\ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
+		{"\n", false, 7, "Trust auth.example.com? [y/N] \ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
+		{"\x04", false, 7, "Trust auth.example.com? [y/N] \ntokenctl: mcp.example.com: the server is not trusted: nothing was written\n"},
 	} {
 		s := &script{}
 		var said []*tokendv1.LoginRequest
@@ -150,6 +150,22 @@ func TestTrustIsAskedFor(t *testing.T) {
 		if got := s.trusted(t); (got == "p hash\n") != test.accepted {
 			t.Errorf("%q: trusted %q", test.answer, got)
 		}
+	}
+}
+
+// The question names both hosts where there are two: what is above it a server may
+// have filled the screen with.
+func TestTrustIsAskedForByHost(t *testing.T) {
+	var said []*tokendv1.LoginRequest
+	e := serverFound()
+	e.GetServerFound().AuthorizationEndpoint = "https://honest.example.com/authorize"
+	s := serve(t, &script{login: plays(&said, e)})
+	p := newTerminal(t, 80, 24)
+	cmd := p.start(t, s, nil, "login", "https://mcp.example.com/v1")
+	p.until(t, "[y/N] ")
+	p.types(t, "n\n")
+	if got := p.ends(t, s, cmd, 7); !strings.Contains(got, "\nTrust auth.example.com, with the login page of honest.example.com? [y/N] n\n") {
+		t.Errorf("it said\n%s", got)
 	}
 }
 
@@ -231,7 +247,7 @@ func TestCtrlC(t *testing.T) {
 		last   string
 		says   string
 	}{
-		{[]*tokendv1.LoginResponse{serverFound()}, "[y/N] ", serverShown + "Trust this server? [y/N] ^C\ntokenctl: interrupted\n"},
+		{[]*tokendv1.LoginResponse{serverFound()}, "[y/N] ", serverShown + "Trust auth.example.com? [y/N] ^C\ntokenctl: interrupted\n"},
 		{[]*tokendv1.LoginResponse{tokenNeeded()}, "token: ",
 			"tokenctl: p: the server registers nobody without an initial access token; it is sent to https://auth.example.com/register\nInitial access token: \ntokenctl: interrupted\n"},
 		{[]*tokendv1.LoginResponse{openURL(authorizeURL)}, "press Enter.\r\n",

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -93,7 +94,7 @@ func (a *app) exit(err error) int {
 	p := diagnose(err)
 	if a.output == "json" {
 		b, _ := json.Marshal(p)
-		fmt.Fprintf(os.Stderr, "%s\n", b)
+		fmt.Fprintf(os.Stderr, "%s\n", printableJSON(string(b)))
 		return p.Exit
 	}
 	line := "tokenctl: "
@@ -255,10 +256,29 @@ func say(format string, args ...any) error {
 }
 
 func sayJSON(v any) error {
-	enc := json.NewEncoder(os.Stdout)
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	return say("%s", printableJSON(b.String()))
+}
+
+// printableJSON escapes what JSON allows in a string and a terminal obeys.
+func printableJSON(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r == '\n' || strconv.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, u := range utf16.AppendRune(nil, r) {
+			fmt.Fprintf(&b, `\u%04x`, u)
+		}
+	}
+	return b.String()
 }
 
 // maxLine is the length of the longest line taken from standard input, in bytes.

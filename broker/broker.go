@@ -415,7 +415,7 @@ func (b *Broker) read(ctx context.Context, text textKey) (*profile.Text, error) 
 func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration) (*made, error) {
 	b.mu.Lock()
 	e := b.tokens[k]
-	if e != nil && e.lastAsked() != asked && (e.token != nil || e.err != nil) {
+	if e != nil && e.lastAsked() != asked && (e.token != nil || e.failed != nil) {
 		defer b.mu.Unlock()
 		return e.token, e.refusal(b.Now())
 	}
@@ -459,12 +459,11 @@ func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration
 	}
 	e.sent = g.sent
 	if err != nil {
-		e.err, e.closed, e.suspect = err, fetchGap, suspect(p, err)
-		e.closed = max(e.closed, answered.RetryAfter)
+		e.failed = &failure{err, suspect(p, err), max(fetchGap, answered.RetryAfter)}
 		return nil, e.refusal(b.Now())
 	}
 	f.made = g.sent
-	e.err, e.token = nil, m
+	e.failed, e.token = nil, m
 	if m.life == 0 {
 		e.token = nil // for the callers of this flight only
 	}
@@ -534,7 +533,7 @@ func makeToken(p *Prepared, g got) *made {
 		sent:    g.sent,
 		life:    g.Lifetime,
 		scopes:  g.Scopes,
-		party:   party{p.Profile.Client.ID, p.Client.TokenURL},
+		party:   partyOf(p.Profile.Client.ID, p.Client.TokenURL),
 		warning: strings.Join(g.Warnings, "; "),
 	}
 	if ends := p.Profile.SecretExpires; !ends.IsZero() && p.Client.Secret == p.Profile.Client.Secret {
@@ -556,7 +555,7 @@ func makeToken(p *Prepared, g got) *made {
 	}
 	m.saved = g.saved
 	if g.Type == "DPoP" {
-		m.prover, m.endpoints = p.Client.DPoP, p.allEndpoints()
+		m.bound = &binding{p.Client.DPoP, p.allEndpoints()}
 	}
 	return m
 }

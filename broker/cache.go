@@ -3,7 +3,9 @@ package broker
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
+	"unique"
 
 	"tokend/oauth"
 	"tokend/store"
@@ -19,16 +21,28 @@ const (
 // entry is what is known of one key: the last token, and how the last fetch
 // went.
 type entry struct {
-	token   *made         // nil: none that may be handed out again
-	sent    time.Duration // when the last fetch was sent
-	err     error         // why the last fetch failed; nil: it did not
-	suspect string        // the variable to look at first, or ""
-	// closed is how long after sent the error is answered without asking.
+	token  *made         // nil: none that may be handed out again
+	sent   time.Duration // when the last fetch was sent
+	failed *failure      // how the last fetch failed; nil: it did not
+}
+
+type failure struct {
+	err     error
+	suspect string // the variable to look at first, or ""
+	// closed is how long after the fetch the error is answered without asking.
 	closed time.Duration
 }
 
 // party is who a token was asked for, and of whom.
-type party struct{ clientID, tokenURL string }
+type party struct {
+	clientID string
+	tokenURL unique.Handle[string] // many profiles have the same
+}
+
+func partyOf(clientID, tokenURL string) party {
+	// Cloned, or it would keep the whole text in memory.
+	return party{strings.Clone(clientID), unique.Make(tokenURL)}
+}
 
 // made is a token as it was made.
 type made struct {
@@ -45,9 +59,13 @@ type made struct {
 	// renewal is a refresh token that came with it where no session is kept
 	// (client credentials).
 	renewal oauth.Secret
-	prover  *oauth.DPoP // of the key that it is bound to; nil: a bearer token
-	// endpoints are the authorization server's, for which nothing is proved; nil
-	// without prover.
+	bound   *binding // nil: a bearer token
+}
+
+// binding is the key that a token is bound to (RFC 9449).
+type binding struct {
+	prover *oauth.DPoP
+	// endpoints are the authorization server's, for which nothing is proved.
 	endpoints []string
 }
 
@@ -90,8 +108,8 @@ func (e *entry) answer(now time.Duration, r Request) (t Token, err error, ok boo
 	case good && r.MinValid > e.token.life:
 		t, err := e.token.fresh(now, r)
 		return t, err, true
-	case e.err != nil && now < e.sent+e.closed:
-		if t, ok := e.lastResort(now, r, e.err); ok {
+	case e.failed != nil && now < e.sent+e.failed.closed:
+		if t, ok := e.lastResort(now, r, e.failed.err); ok {
 			return t, nil, true
 		}
 		return Token{}, e.refusal(now), true
@@ -131,10 +149,10 @@ func (e *entry) renewal() oauth.Secret {
 
 // refusal is the error of the last fetch; nil if it did not fail.
 func (e *entry) refusal(now time.Duration) error {
-	if e.err == nil {
+	if e.failed == nil {
 		return nil
 	}
-	return &RefusedError{e.err, max(0, e.sent+e.closed-now), e.suspect}
+	return &RefusedError{e.failed.err, max(0, e.sent+e.failed.closed-now), e.failed.suspect}
 }
 
 // fresh hands out a token that was just made, or says that no token of this
@@ -165,7 +183,7 @@ func (b *Broker) sweep() {
 	}
 	now := b.Now()
 	maps.DeleteFunc(b.tokens, func(_ key, e *entry) bool {
-		return (e.token == nil || e.token.remaining(now) <= 0) && now > e.sent+max(e.closed, forceGap)
+		return (e.token == nil || e.token.remaining(now) <= 0) && now > e.sent+forceGap && (e.failed == nil || now > e.sent+e.failed.closed)
 	})
 	// Down to less than the limit, or the next one would have to sweep again.
 	if over := len(b.tokens) - maxTokens*7/8; over > 0 {

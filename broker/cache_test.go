@@ -47,9 +47,9 @@ func TestSweepTakesTheDead(t *testing.T) {
 	}
 	// Refusals that are still in force stay, and those that are over go.
 	closed := key{scopes: "closed"}
-	b.tokens[closed] = &entry{err: errors.New("no"), sent: now, closed: time.Hour}
+	b.tokens[closed] = &entry{sent: now, failed: &failure{err: errors.New("no"), closed: time.Hour}}
 	fill(b, &now, 2*firstSweep, func() *entry {
-		return &entry{err: errors.New("no"), sent: now, closed: time.Second}
+		return &entry{sent: now, failed: &failure{err: errors.New("no"), closed: time.Second}}
 	})
 	if b.tokens[closed] == nil {
 		t.Error("a refusal in force is forgotten")

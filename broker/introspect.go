@@ -96,10 +96,10 @@ func (b *Broker) Proof(ctx context.Context, name string, access oauth.Secret, me
 	if err != nil {
 		return "", err
 	}
-	var bound *made
+	var bound *binding
 	for _, m := range b.cachedOf(name) {
-		if m.access == access && m.prover != nil && m.version == f.version {
-			bound = m
+		if m.access == access && m.version == f.version {
+			bound = m.bound
 		}
 	}
 	if bound == nil {

@@ -99,14 +99,14 @@ func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, er
 			return e, store.ErrNotExist
 		}
 	}
-	own := party{h.ClientID, h.TokenURL}
+	own := partyOf(h.ClientID, h.TokenURL)
 	seen := make(map[oauth.Secret]bool)
 	add := func(of party, token oauth.Secret, hint string) {
 		if token.IsZero() || seen[token] {
 			return
 		}
 		seen[token] = true
-		r := revocation{TokenURL: of.tokenURL, ClientID: of.clientID, Token: token.Reveal(), Hint: hint, Since: time.Now().UTC().Truncate(time.Second)}
+		r := revocation{TokenURL: of.tokenURL.Value(), ClientID: of.clientID, Token: token.Reveal(), Hint: hint, Since: time.Now().UTC().Truncate(time.Second)}
 		if of == own {
 			r.URL = h.RevocationURL
 		}

@@ -1,12 +1,11 @@
 package login
 
 import (
-	"bytes"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
 	"errors"
-	"html/template"
+	"html"
 	"net/http"
 	"strconv"
 	"strings"
@@ -20,7 +19,6 @@ var (
 	//go:embed page.css
 	pageCSS string
 
-	pageTemplate = template.Must(template.New("page").Parse(strings.Replace(pageHTML, "STYLE", pageCSS, 1)))
 	// pagePolicy allows nothing but that style.
 	pagePolicy = func() string {
 		sum := sha256.Sum256([]byte(pageCSS))
@@ -90,14 +88,35 @@ func header(w http.ResponseWriter) {
 }
 
 func (p page) write(w http.ResponseWriter, status int) {
-	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, p); err != nil {
-		http.Error(w, "", http.StatusInternalServerError)
-		return
-	}
+	whole := p.html()
 	header(w)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.Header().Set("Content-Length", strconv.Itoa(len(whole)))
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes())
+	_, _ = w.Write([]byte(whole))
+}
+
+// html writes the page by hand: html/template finds methods by their names, so
+// that the linker has to keep all there are, which makes the daemon a third
+// larger.
+func (p page) html() string {
+	class, label, mark := "not", "Not done", "M24 14v12.5M24 33.4v.1"
+	if p.Done {
+		class, label, mark = "done", "Done", "M15 24.8l6.2 6.2L33.4 18.2"
+	}
+	var profile, command string
+	if p.Profile != "" {
+		profile = `<p class="profile">` + html.EscapeString(p.Profile) + "</p>\n"
+	}
+	if p.Command != "" {
+		command = "<pre><code>" + html.EscapeString(p.Command) + "</code></pre>\n"
+	}
+	return strings.NewReplacer(
+		"STYLE", pageCSS,
+		"CLASS", class, "LABEL", label, "MARK", mark,
+		"TITLE", html.EscapeString(p.Title),
+		"PROFILE", profile,
+		"TEXT", html.EscapeString(p.Text),
+		"COMMAND", command,
+	).Replace(pageHTML)
 }

@@ -403,7 +403,7 @@ func TestFixedRedirect(t *testing.T) {
 	for _, host := range []string{"localhost", "127.0.0.1"} {
 		h.must(t, native(p, "native", "OAUTH2_REDIRECT_URL=http://"+host+":"+port+"/callback"), "add", host)
 	}
-	h.wantLine(t, 8, "localhost: listening for the browser: listen tcp 127.0.0.1:PORT: bind: address already in use", "login", "--no-browser", "localhost")
+	h.wantLine(t, 78, "localhost: OAUTH2_REDIRECT_URL: end the program that listens there, or choose another port: listen tcp 127.0.0.1:PORT: bind: address already in use; run: tokenctl edit localhost", "login", "--no-browser", "localhost")
 	taken.Close()
 	for _, host := range []string{"localhost", "127.0.0.1"} {
 		l := h.login(t, "--no-browser", host)

@@ -176,7 +176,7 @@ func TestProvidersPage(t *testing.T) {
 		s := authserver.Start(t, authserver.Config{Registration: true, Clients: []authserver.Client{{ID: "any", Secret: "secret"}}})
 		h.setenv("BROWSER", curl)
 		said := types(t, h, "MCP servers, and every API that says where its tokens come from", "y\n", "https://mcp.example.com/mcp", s.ResourceURL)
-		for _, want := range []string{"login server  " + s.Issuer, "a new one is registered there", "Trust this server? [y/N]", "mcp: logged in; ", `"sub":"` + authserver.Subject + `"`} {
+		for _, want := range []string{"login server  " + s.Issuer, "a new one is registered there", "Trust " + strings.TrimPrefix(s.URL, "http://") + "? [y/N]", "mcp: logged in; ", `"sub":"` + authserver.Subject + `"`} {
 			if !strings.Contains(said, want) {
 				t.Errorf("it does not show %q:\n%s", want, said)
 			}

@@ -136,7 +136,7 @@ func checkLogin(start *tokendv1.LoginRequest_Start) error {
 	if start.GetUrl() == "" {
 		for field, given := range map[string]bool{
 			"name": start.GetName() != "", "replace": start.GetReplace(), "client_id": start.GetClientId() != "",
-			"www_authenticate": start.GetWwwAuthenticate() != "",
+			"www_authenticate": start.GetWwwAuthenticate() != "", "redirect_url": start.GetRedirectUrl() != "", "tls_ca": start.GetTlsCa() != "",
 		} {
 			if given {
 				return invalid(field, "is for a url")
@@ -282,6 +282,8 @@ func (s *profiles) loginURL(ctx context.Context, h house, name string, start *to
 		ClientID:     start.GetClientId(),
 		ClientSecret: oauth.NewSecret(start.GetClientSecret()),
 		Challenge:    start.GetWwwAuthenticate(),
+		RedirectURL:  start.GetRedirectUrl(),
+		Transport:    oauth.Transport{CA: start.GetTlsCa()},
 		Device:       start.GetMethod() == tokendv1.LoginRequest_METHOD_DEVICE,
 	}, person)
 	if err != nil {

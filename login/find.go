@@ -101,7 +101,6 @@ func Find(ctx context.Context, t Target, who Person) ([]envfile.Var, error) {
 	set("OAUTH2_SCOPE", strings.Join(scopes, " "))
 	set("OAUTH2_RESOURCE", s.resource)
 	set("TLS_CA", t.Transport.CA)
-	set("OAUTH2_PROXY", t.Transport.Proxy)
 	set("API_URL", api.Scheme+"://"+strings.ToLower(api.Host))
 	return vars, nil
 }

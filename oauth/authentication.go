@@ -131,9 +131,8 @@ type outgoing struct {
 	endpoint string
 	doing    string // for the Op of errors, with %s for the host: "asking %s for a token"
 	form     form
-	header   http.Header // further fields; nil: none
-	secrets  []string    // of the form, beside the client's credentials
-	proof    bool        // send a DPoP proof, where the client has a key for it
+	secrets  []string // of the form, beside the client's credentials
+	proof    bool     // send a DPoP proof, where the client has a key for it
 }
 
 // A reply is what came of a request. Its echo knows all that was sent in
@@ -176,10 +175,7 @@ func (c *Client) send(ctx context.Context, p *reply, u *url.URL, r outgoing) *Er
 		return invalid(err)
 	}
 	p.sent.know(own...)
-	header := r.header.Clone()
-	if header == nil {
-		header = make(http.Header)
-	}
+	header := make(http.Header)
 	if authorization != "" {
 		header.Set("Authorization", authorization)
 	}

@@ -39,7 +39,9 @@ func exchange(ctx context.Context, r *route, op string, u *url.URL, header http.
 		req.Method = http.MethodPost
 		req.Body = io.NopCloser(strings.NewReader(body))
 		req.ContentLength = int64(len(body))
-		header.Set("Content-Type", "application/x-www-form-urlencoded")
+		if header.Get("Content-Type") == "" {
+			header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
 	}
 	header.Set("Accept", "application/json")
 	header.Set("Accept-Encoding", "identity")

@@ -120,12 +120,11 @@ func askGitHub(ctx context.Context, api, path, doing, body string, app Secret, t
 		return p, nil, &Error{Op: p.op, Kind: Invalid, Err: err}
 	}
 	header := http.Header{"Authorization": {"Bearer " + app.Reveal()}, "X-Github-Api-Version": {"2022-11-28"}}
-	var failed *Error
-	if body == "" {
-		p.answer, failed = exchange(ctx, r, p.op, u, header, "", p.sent)
-	} else {
-		p.answer, failed = exchangeJSON(ctx, r, p.op, u, header, body, p.sent)
+	if body != "" {
+		header.Set("Content-Type", "application/json")
 	}
+	var failed *Error
+	p.answer, failed = exchange(ctx, r, p.op, u, header, body, p.sent)
 	if failed != nil {
 		return p, nil, failed
 	}

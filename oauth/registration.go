@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -199,7 +197,8 @@ func postJSON(ctx context.Context, endpoint, doing string, message any, bearer S
 	ctx, cancel := withExchangeTime(ctx)
 	defer cancel()
 	var failed *Error
-	p.answer, failed = exchangeJSON(ctx, r, p.op, u, header, string(body), p.sent)
+	header.Set("Content-Type", "application/json")
+	p.answer, failed = exchange(ctx, r, p.op, u, header, string(body), p.sent)
 	return p, failed
 }
 
@@ -209,29 +208,4 @@ func checkBearer(token Secret) error {
 		return errors.New("the token to send has characters that no Bearer token has")
 	}
 	return nil
-}
-
-// exchangeJSON is [exchange] with a POST of JSON.
-func exchangeJSON(ctx context.Context, r *route, op string, u *url.URL, header http.Header, body string, sent *echo) (answer, *Error) {
-	req := &http.Request{
-		Method: http.MethodPost, URL: u, Header: header,
-		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
-	}
-	header.Set("Content-Type", "application/json")
-	header.Set("Accept", "application/json")
-	header.Set("Accept-Encoding", "identity")
-	header.Set("User-Agent", userAgent)
-	res, err := r.http.RoundTrip(req.WithContext(r.trace(ctx)))
-	if err != nil {
-		return answer{}, r.failure(ctx, op, err)
-	}
-	defer res.Body.Close()
-	a := answer{status: res.StatusCode, header: res.Header}
-	if a.status/100 == 1 || a.status/100 == 3 {
-		return a, a.redirect(op, u, sent)
-	}
-	if a.body, err = io.ReadAll(io.LimitReader(res.Body, maxBody+1)); err != nil {
-		return a, r.failure(ctx, op, err)
-	}
-	return a, nil
 }

@@ -32,11 +32,6 @@ type Token struct {
 	Scopes       []string
 	ScopesGiven  bool
 	RefreshToken Secret // zero: none came
-	// RefreshExpires is how long the refresh token lives, where the server says
-	// so (refresh_expires_in or refresh_token_expires_in, which no RFC has); the
-	// zero of Keycloak says nothing.
-	RefreshExpires      time.Duration
-	RefreshExpiresGiven bool
 	// IssuedTokenType is issued_token_type, what a token exchange gave (RFC 8693
 	// section 2.2.1).
 	IssuedTokenType string
@@ -191,16 +186,6 @@ func (t *Token) read(members map[string]any, p reply, grant string) string {
 		default:
 			t.LifetimeGiven = true
 			t.Lifetime = boundedLifetime(seconds)
-		}
-	}
-	for _, name := range []string{"refresh_expires_in", "refresh_token_expires_in"} {
-		seconds, understood := number(members[name])
-		switch {
-		case !understood || seconds < 0:
-			t.Warnings = append(t.Warnings, name+" is not understood, and taken as missing")
-		case seconds >= 1:
-			t.RefreshExpiresGiven = true
-			t.RefreshExpires = boundedLifetime(seconds)
 		}
 	}
 	if v := members["id_token"]; v != nil {

@@ -424,6 +424,12 @@ type LoginRequestStart struct {
 	// With url: the WWW-Authenticate field with which the API refused a
 	// request, where the caller has one (RFC 6750 3, RFC 9728 5.1).
 	WwwAuthenticate string `pb:"9"`
+	// With url: the loopback redirect that client_id is registered with; empty:
+	// one with a port that is free.
+	RedirectUrl string `pb:"10"`
+	// With url: PEM certificates trusted for the API's and the authorization
+	// server's instead of the system's; empty: the system's.
+	TlsCa string `pb:"11"`
 }
 
 // LoginRequestConfirmation answers ServerFound.

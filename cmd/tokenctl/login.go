@@ -42,7 +42,7 @@ type login struct {
 func loginCommand(a *app) *cobra.Command {
 	l := &login{app: a}
 	var device bool
-	var secretFile, tokenFile string
+	var secretFile, tokenFile, caFile string
 	c := &cobra.Command{
 		Use:   "login PROFILE|URL",
 		Short: "Log in with a browser, and let the daemon keep what comes of it",
@@ -71,7 +71,7 @@ it is taken from a terminal, or with --no-browser from standard input.`,
 			if l.isURL {
 				l.start.Url, l.name = &args[0], cmp.Or(l.start.Name, args[0])
 			} else {
-				for _, flag := range []string{"as", "client-id", "client-secret-file", "token-file", "replace", "www-authenticate"} {
+				for _, flag := range []string{"as", "client-id", "client-secret-file", "token-file", "redirect-url", "ca-file", "replace", "www-authenticate"} {
 					if c.Flags().Changed(flag) {
 						return usageError(c, "--"+flag+" is for the URL of an API, and "+args[0]+" is a profile")
 					}
@@ -93,6 +93,13 @@ it is taken from a terminal, or with --no-browser from standard input.`,
 				if l.start.ClientSecret, err = secretIn(secretFile); err != nil {
 					return err
 				}
+			}
+			if caFile != "" {
+				pem, err := os.ReadFile(caFile)
+				if err != nil {
+					return err
+				}
+				l.start.TlsCa = string(pem)
 			}
 			if tokenFile != "" {
 				var err error
@@ -116,6 +123,8 @@ it is taken from a terminal, or with --no-browser from standard input.`,
 	f.StringVar(&l.start.ClientId, "client-id", "", "with a URL: a client that is registered already, or its metadata document's URL")
 	f.StringVar(&secretFile, "client-secret-file", "", "with --client-id: file that holds its secret")
 	f.StringVar(&tokenFile, "token-file", "", "with a URL: file that holds the initial access token for registration")
+	f.StringVar(&l.start.RedirectUrl, "redirect-url", "", "with a URL: the loopback redirect that --client-id is registered with, as http://localhost:8400/callback")
+	f.StringVar(&caFile, "ca-file", "", "with a URL: PEM certificates trusted for its servers instead of the system's")
 	f.StringVar(&l.start.WwwAuthenticate, "www-authenticate", "", "with a URL: the field of that name with which the API refused a request")
 	f.BoolVarP(&l.yes, "yes", "y", false, "with a URL: trust the server that is found, do not ask")
 	a.outputFlag(c, "text", "json")

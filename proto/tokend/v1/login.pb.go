@@ -641,8 +641,14 @@ type LoginRequest_Start struct {
 	// With url: the WWW-Authenticate field with which the API refused a
 	// request, where the caller has one (RFC 6750 3, RFC 9728 5.1).
 	WwwAuthenticate string `protobuf:"bytes,9,opt,name=www_authenticate,json=wwwAuthenticate,proto3" json:"www_authenticate,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// With url: the loopback redirect that client_id is registered with; empty:
+	// one with a port that is free.
+	RedirectUrl string `protobuf:"bytes,10,opt,name=redirect_url,json=redirectUrl,proto3" json:"redirect_url,omitempty"`
+	// With url: PEM certificates trusted for the API's and the authorization
+	// server's instead of the system's; empty: the system's.
+	TlsCa         string `protobuf:"bytes,11,opt,name=tls_ca,json=tlsCa,proto3" json:"tls_ca,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LoginRequest_Start) Reset() {
@@ -745,6 +751,20 @@ func (x *LoginRequest_Start) GetClientSecret() string {
 func (x *LoginRequest_Start) GetWwwAuthenticate() string {
 	if x != nil {
 		return x.WwwAuthenticate
+	}
+	return ""
+}
+
+func (x *LoginRequest_Start) GetRedirectUrl() string {
+	if x != nil {
+		return x.RedirectUrl
+	}
+	return ""
+}
+
+func (x *LoginRequest_Start) GetTlsCa() string {
+	if x != nil {
+		return x.TlsCa
 	}
 	return ""
 }
@@ -1604,12 +1624,12 @@ var File_tokend_v1_login_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_login_proto_rawDesc = "" +
 	"\n" +
-	"\x15tokend/v1/login.proto\x12\ttokend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tokend/v1/profile.proto\"\xb6\x06\n" +
+	"\x15tokend/v1/login.proto\x12\ttokend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tokend/v1/profile.proto\"\xf0\x06\n" +
 	"\fLoginRequest\x125\n" +
 	"\x05start\x18\x01 \x01(\v2\x1d.tokend.v1.LoginRequest.StartH\x00R\x05start\x12J\n" +
 	"\fconfirmation\x18\x02 \x01(\v2$.tokend.v1.LoginRequest.ConfirmationH\x00R\fconfirmation\x12G\n" +
 	"\vredirection\x18\x03 \x01(\v2#.tokend.v1.LoginRequest.RedirectionH\x00R\vredirection\x12^\n" +
-	"\x14initial_access_token\x18\x04 \x01(\v2*.tokend.v1.LoginRequest.InitialAccessTokenH\x00R\x12initialAccessToken\x1a\xac\x02\n" +
+	"\x14initial_access_token\x18\x04 \x01(\v2*.tokend.v1.LoginRequest.InitialAccessTokenH\x00R\x12initialAccessToken\x1a\xe6\x02\n" +
 	"\x05Start\x12\x1a\n" +
 	"\aprofile\x18\x01 \x01(\tH\x00R\aprofile\x12\x12\n" +
 	"\x03url\x18\x02 \x01(\tH\x00R\x03url\x12\x12\n" +
@@ -1619,7 +1639,10 @@ const file_tokend_v1_login_proto_rawDesc = "" +
 	"\x06method\x18\x06 \x01(\x0e2\x1e.tokend.v1.LoginRequest.MethodR\x06method\x12\x1b\n" +
 	"\tclient_id\x18\a \x01(\tR\bclientId\x12#\n" +
 	"\rclient_secret\x18\b \x01(\tR\fclientSecret\x12)\n" +
-	"\x10www_authenticate\x18\t \x01(\tR\x0fwwwAuthenticateB\b\n" +
+	"\x10www_authenticate\x18\t \x01(\tR\x0fwwwAuthenticate\x12!\n" +
+	"\fredirect_url\x18\n" +
+	" \x01(\tR\vredirectUrl\x12\x15\n" +
+	"\x06tls_ca\x18\v \x01(\tR\x05tlsCaB\b\n" +
 	"\x06target\x1a*\n" +
 	"\fConfirmation\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x1a\x1f\n" +

@@ -56,8 +56,13 @@ func goEnvironment(t *testing.T) []string {
 
 func TestReadmeTour(t *testing.T) {
 	c := authserver.Client{ID: "netapi-automation", Secret: "your-client-secret", Scope: "api.read api.write"}
-	s := authserver.Start(t, authserver.Config{Clients: []authserver.Client{c}})
+	native := authserver.Client{ID: "my-native-app", Auth: authserver.AuthNone, RedirectURIs: []string{"http://127.0.0.1/callback"}}
+	s := authserver.Start(t, authserver.Config{Clients: []authserver.Client{c, native}})
 	h := newHome(t)
+	browser := filepath.Join(h.dir, "browser")
+	if err := os.WriteFile(browser, []byte("#!/bin/sh\nexec curl -sL -o /dev/null \"$1\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	// The README's own make installs what the tour runs.
 	h.bin = filepath.Join(h.dir, ".local", "bin")
 	repository, err := filepath.Abs("..")
@@ -65,10 +70,11 @@ func TestReadmeTour(t *testing.T) {
 		t.Fatal(err)
 	}
 	tour := readme(t, "## Five minutes with a real provider", "## Where to go next") +
-		readme(t, "its access tokens from it:", "## Two commands")
+		readme(t, "access tokens from it:", "## Two commands")
 	for example, real := range map[string]string{
 		"https://auth.example.com/oauth2/token":    s.TokenURL,
 		"https://api.example.com/v1/resources":     s.ResourceURL,
+		"https://login.example.com":                s.Issuer,
 		"tokenctl add dev/network < network.env\n": "tokenctl add dev/network < network.env\n",
 	} {
 		if !strings.Contains(tour, example) {
@@ -89,6 +95,7 @@ func TestReadmeTour(t *testing.T) {
 		"PATH=" + h.bin + string(os.PathListSeparator) + os.Getenv("PATH"),
 		"XDG_RUNTIME_DIR=" + filepath.Join(h.root, "run"),
 		"EDITOR=true",
+		"BROWSER=" + browser,
 		"TERM=dumb",
 	}, goEnvironment(t)...)
 	h.env = cmd.Env
@@ -99,10 +106,10 @@ func TestReadmeTour(t *testing.T) {
 	if n := strings.Count(r.out, `"client_id":"netapi-automation"`); n != 3 {
 		t.Errorf("the resource was reached %d times, want 3:\n%s", n, r.out)
 	}
-	if n := s.Count("/token"); n != 1 {
-		t.Errorf("%d token requests, want 1", n)
+	if n := s.Count("/token"); n != 2 {
+		t.Errorf("%d token requests, want one, and one for the login", n)
 	}
-	for _, want := range []string{"Public key age1", "CLIENT_SECRET=********", "nothing changed", "running, pid"} {
+	for _, want := range []string{"Public key age1", "CLIENT_SECRET=********", "nothing changed", "running, pid", "dev/me: logged in; "} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("the tour does not show %q:\n%s", want, r.out)
 		}

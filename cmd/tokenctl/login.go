@@ -356,7 +356,7 @@ func typed(s string) string {
 
 func (l *login) showCode(e *api.LoginResponseShowCode) {
 	l.clearCountdown()
-	note("%s: open this address in any browser, on this machine or another:", l.name)
+	note("%s: open this address in any browser, here or elsewhere:", l.name)
 	fmt.Fprintf(os.Stderr, "\n%s\n\n", oneLine(e.VerificationUrl))
 	if isTerminal(os.Stderr) {
 		text := e.VerificationUrlComplete
@@ -391,7 +391,7 @@ func (l *login) countdown() {
 
 func (l *login) clearCountdown() {
 	if l.left != "" {
-		fmt.Fprint(os.Stderr, "\r"+strings.Repeat(" ", len(l.left))+"\r")
+		fmt.Fprint(os.Stderr, "\r"+strings.Repeat(" ", len(l.left)+len("^C"))+"\r")
 		l.left = ""
 	}
 }

@@ -56,7 +56,7 @@ func showCode() *tokendv1.LoginResponse {
 	}}}
 }
 
-const codeShown = `tokenctl: p: open this address in any browser, on this machine or another:
+const codeShown = `tokenctl: p: open this address in any browser, here or elsewhere:
 
 https://auth.example.com/device
 

@@ -254,7 +254,7 @@ func TestCtrlC(t *testing.T) {
 			"tokenctl: p: a browser is being opened to log in, at this address:\n\n" + authorizeURL + "\n\n" +
 				"tokenctl: p: waiting. If the browser ends at a page that cannot be reached, paste its address here and press Enter.\n^Ctokenctl: interrupted\n"},
 		{[]*tokendv1.LoginResponse{showCode()}, "left ",
-			codeShown + "\rwaiting: 99:59 left ^C\r                    \rtokenctl: interrupted\n"},
+			codeShown + "\rwaiting: 99:59 left ^C\r                      \rtokenctl: interrupted\n"},
 	} {
 		s.login = waits(gone, test.events...)
 		p := newTerminal(t, 10, 5) // too small for a QR code
@@ -364,7 +364,7 @@ func TestQRCode(t *testing.T) {
 		}
 	}
 
-	plain := codeShown + "\rwaiting: 99:59 left \r                    \r" + loggedInSaid
+	plain := codeShown + "\rwaiting: 99:59 left \r                      \r" + loggedInSaid
 	for what, got := range map[string]string{
 		"too narrow": shown(side-1, rows),
 		"too low":    shown(side, rows-1),
@@ -398,7 +398,7 @@ func TestCountdown(t *testing.T) {
 	if all[1] == all[2] {
 		t.Errorf("%q twice", all[1])
 	}
-	blank := "\r" + strings.Repeat(" ", len(all[0])-1) + "\r"
+	blank := "\r" + strings.Repeat(" ", len(all[0])-1+len("^C")) + "\r"
 	if want := codeShown + "C" + blank + "tokenctl: p: still there\n" + strings.Repeat("C", len(all)-1) + "^C" + blank + "tokenctl: interrupted\n"; form.ReplaceAllString(said, "C") != want {
 		t.Errorf("it said\n%q, want\n%q", said, want)
 	}

@@ -167,23 +167,23 @@ func nameFor(asked, target string) (string, error) {
 }
 
 // free returns the version that a profile of that name would replace, or says
-// that the name is taken.
+// why none can be written.
 func (s *profiles) free(ctx context.Context, h house, name string, replace bool) (store.Version, error) {
-	entries, err := h.profiles.List(ctx)
-	if err != nil {
+	version, err := h.profiles.Stat(ctx, name)
+	switch {
+	case err != nil:
+		return "", profileError(name, err)
+	case version != "" && !replace:
+		return "", failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "it exists already", "profile", name)
+	}
+	// Before anything is made elsewhere that could not be kept here.
+	if err := h.profiles.CheckPut(ctx, name, version); err != nil {
+		return "", profileError(name, err)
+	}
+	if _, err := s.d.trust.answer(name, nil); err != nil {
 		return "", storeError(err)
 	}
-	for _, e := range entries {
-		switch {
-		case e.Name == name && replace:
-			return e.Version, nil
-		case e.Name == name:
-			return "", failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "it exists already", "profile", name)
-		case strings.EqualFold(e.Name, name):
-			return "", profileError(name, &store.CollisionError{Name: name, Existing: e.Name})
-		}
-	}
-	return "", nil
+	return version, nil
 }
 
 func (s *profiles) loginProfile(ctx context.Context, h house, name string, start *tokendv1.LoginRequest_Start, person login.Person) (*tokendv1.LoginResponse_Done, error) {
@@ -270,10 +270,6 @@ func (s *profiles) loginURL(ctx context.Context, h house, name string, start *to
 	version, err := s.free(ctx, h, name, start.GetReplace())
 	if err != nil {
 		return nil, err
-	}
-	// What trust there is must be known before anything is made.
-	if _, err := s.d.trust.answer(name, nil); err != nil {
-		return nil, storeError(err)
 	}
 	vars, err := login.Find(ctx, login.Target{
 		URL:          start.GetUrl(),

@@ -252,8 +252,8 @@ func TestLoginURLThatCannotBeWritten(t *testing.T) {
 		_, err := w.login(t, start, &person{server: server})
 		return err
 	}
-	wantReason(t, login("team/a"), codes.FailedPrecondition, "UNTRUSTED", "folder team/", "profile", "team/a", "folder", "team/")
 	asked := len(server.Requests())
+	wantReason(t, login("team/a"), codes.FailedPrecondition, "UNTRUSTED", "folder team/", "profile", "team/a", "folder", "team/")
 	wantReason(t, login("api"), codes.AlreadyExists, "ALREADY_EXISTS", "", "profile", "api", "suggestion", "Api")
 	if len(server.Requests()) != asked {
 		t.Error("the server was asked for nothing")

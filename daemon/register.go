@@ -49,10 +49,6 @@ func (s *profiles) Register(stream tokendv1grpc.ProfileService_RegisterServer) e
 	if err != nil {
 		return err
 	}
-	// What trust there is must be known before anything is made.
-	if _, err := s.d.trust.answer(name, nil); err != nil {
-		return storeError(err)
-	}
 	err = stream.Send(&tokendv1.RegisterResponse{Event: &tokendv1.RegisterResponse_UserNeeded_{
 		UserNeeded: &tokendv1.RegisterResponse_UserNeeded{Url: start.GetUrl(), Profile: name, TokenUrl: tokenURL}}})
 	if err != nil {

@@ -260,9 +260,9 @@ func TestRegisterThatCannotBeWritten(t *testing.T) {
 	start := func(name string) *tokendv1.RegisterRequest_Start {
 		return &tokendv1.RegisterRequest_Start{Url: server.Issuer + "/v1/register", Name: name}
 	}
+	asked := len(server.Requests())
 	_, _, err := w.register(t, start("team/a"), password)
 	wantReason(t, err, codes.FailedPrecondition, "UNTRUSTED", "folder team/", "profile", "team/a", "folder", "team/")
-	asked := len(server.Requests())
 	_, _, err = w.register(t, start("dev"), password)
 	wantReason(t, err, codes.AlreadyExists, "ALREADY_EXISTS", "", "profile", "dev", "suggestion", "Dev")
 	if err := os.Chmod(w.settings.TrustFile(), 0o640); err != nil {

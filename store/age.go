@@ -235,32 +235,60 @@ func (a *Age) Put(ctx context.Context, name string, data []byte, replaces Versio
 	return version, nil
 }
 
-func (a *Age) put(ctx context.Context, elements []string, data []byte, replaces Version) (_ Version, err error) {
+// CheckPut says whether Put could write under name, as far as that can be known
+// before there is anything to write. Errors are those of Put.
+func (a *Age) CheckPut(ctx context.Context, name string, replaces Version) error {
+	elements, err := splitName(name)
+	if err != nil {
+		return err
+	}
+	a.files.RLock()
+	defer a.files.RUnlock()
+	w, _, _, err := a.place(ctx, elements, replaces)
+	if err != nil {
+		return fmt.Errorf("writing %q: %w", name, err)
+	}
+	w.close()
+	return nil
+}
+
+// place finds where a secret would be written, and to whom. The walk is to be
+// closed.
+func (a *Age) place(ctx context.Context, elements []string, replaces Version) (_ *walk, file string, recipients []age.Recipient, err error) {
 	if err := ctx.Err(); err != nil {
-		return "", err
+		return nil, "", nil, err
 	}
 	a.mu.Lock()
 	own := a.recipient
 	a.mu.Unlock()
 	if own == nil {
-		return "", ErrLocked
+		return nil, "", nil, ErrLocked
 	}
 	w, err := a.walk(elements)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	if err = w.checkCase(); err != nil {
+		return nil, "", nil, err
+	}
+	if file, err = w.expect(replaces); err != nil {
+		return nil, "", nil, err
+	}
+	recipients, err = a.recipientsFor(w, own)
+	return w, file, recipients, err
+}
+
+func (a *Age) put(ctx context.Context, elements []string, data []byte, replaces Version) (_ Version, err error) {
+	w, file, recipients, err := a.place(ctx, elements, replaces)
 	if err != nil {
 		return "", err
 	}
 	defer w.close()
-	if err := w.checkCase(); err != nil {
-		return "", err
-	}
-	file, err := w.expect(replaces)
-	if err != nil {
-		return "", err
-	}
-	recipients, err := a.recipientsFor(w, own)
-	if err != nil {
-		return "", err
-	}
 	sealed, err := seal(data, recipients)
 	if err != nil {
 		return "", err

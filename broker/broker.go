@@ -142,11 +142,12 @@ type Broker struct {
 	tokens   map[key]*entry
 	sweepAt  int // len(tokens) at which the next sweep is due
 	metadata map[discoveryKey]*discovered
-	unsaved  map[string]*held       // sessions that could not be written
-	queued   map[string]int         // how many revocations a session has still to tell
-	waits    map[edge]int           // how many fetches of one profile wait for another's token
-	resumed  bool                   // Resume has been called
-	provers  map[string]*oauth.DPoP // keys that prove possession
+	unsaved  map[string]*held        // sessions that could not be written
+	queued   map[string]int          // how many revocations are still to be told
+	telling  map[string][]revocation // those of access tokens, which are never written to disk
+	waits    map[edge]int            // how many fetches of one profile wait for another's token
+	resumed  bool                    // Resume has been called
+	provers  map[string]*oauth.DPoP  // keys that prove possession
 }
 
 // New returns a Broker with an empty cache.
@@ -165,6 +166,7 @@ func New(c Config) *Broker {
 		metadata: make(map[discoveryKey]*discovered),
 		unsaved:  make(map[string]*held),
 		queued:   make(map[string]int),
+		telling:  make(map[string][]revocation),
 		waits:    make(map[edge]int),
 		provers:  make(map[string]*oauth.DPoP),
 	}

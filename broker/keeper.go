@@ -119,11 +119,14 @@ func (b *Broker) tellAgain(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if len(s.Revocations) == 0 {
+	b.mu.Lock()
+	list := slices.Concat(s.Revocations, b.telling[name])
+	b.mu.Unlock()
+	if len(list) == 0 {
 		b.setQueued(name, 0)
 		return nil
 	}
-	return b.tell(ctx, name, s.Revocations).unreached
+	return b.tell(ctx, name, list).unreached
 }
 
 var errNoEndpoint = errors.New("the server has no revocation endpoint")
@@ -136,8 +139,8 @@ type told struct {
 	unreached error  // why those are, or nil
 }
 
-// tell tells servers of revocations that are in the profile's session, and takes
-// those out that it is done with. It waits for servers without the profile's
+// tell tells servers of a profile's revocations, and takes those out of its
+// session, and of memory, that it is done with. It waits for servers without the profile's
 // turn, so that nobody else waits for them.
 func (b *Broker) tell(ctx context.Context, name string, list []revocation) told {
 	var t told
@@ -209,14 +212,29 @@ func (b *Broker) untell(ctx context.Context, name string, done []revocation) err
 	if err != nil {
 		return err
 	}
-	h.Revocations = slices.DeleteFunc(slices.Clone(h.Revocations), func(r revocation) bool { return slices.Contains(done, r) })
+	isDone := func(r revocation) bool { return slices.Contains(done, r) }
+	b.mu.Lock()
+	if left := slices.DeleteFunc(slices.Clone(b.telling[name]), isDone); len(left) > 0 {
+		b.telling[name] = left
+	} else {
+		delete(b.telling, name)
+	}
+	b.mu.Unlock()
+	left := slices.DeleteFunc(slices.Clone(h.Revocations), isDone)
+	if len(left) == len(h.Revocations) {
+		b.setQueued(name, len(left))
+		return nil
+	}
+	h.Revocations = left
 	return b.keep(ctx, h)
 }
 
-// setQueued notes how many revocations a session has still to tell.
+// setQueued notes how many revocations are still to be told, n of them in the
+// session.
 func (b *Broker) setQueued(name string, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	n += len(b.telling[name])
 	if n == 0 {
 		delete(b.queued, name)
 	} else {

@@ -37,7 +37,7 @@ func (b *Broker) Revoke(ctx context.Context, name string) (Revoked, error) {
 
 // An ending is what has been ended here.
 type ending struct {
-	tell    []revocation // to servers; the session keeps them until that is done
+	tell    []revocation // to servers; they are kept until that is done
 	damaged bool         // the record could not be read
 }
 
@@ -99,6 +99,7 @@ func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, er
 			return e, store.ErrNotExist
 		}
 	}
+	var kept, inMemory []revocation
 	own := partyOf(h.ClientID, h.TokenURL)
 	seen := make(map[oauth.Secret]bool)
 	add := func(of party, token oauth.Secret, hint string) {
@@ -110,7 +111,11 @@ func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, er
 		if of == own {
 			r.URL = h.RevocationURL
 		}
-		e.tell = append(e.tell, r)
+		if hint == "access_token" && (h.Access == nil || h.Access.Token != r.Token) {
+			inMemory = append(inMemory, r)
+		} else {
+			kept = append(kept, r)
+		}
 	}
 	add(own, oauth.NewSecret(h.RefreshToken), "refresh_token")
 	if h.Access != nil {
@@ -126,15 +131,20 @@ func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, er
 			h.taken(value, t)
 		}
 	}
+	e.tell = slices.Concat(kept, inMemory)
 	h.RefreshToken, h.Access, h.Scopes, h.Fixed, h.Spending, h.Ended, h.DPoPKey = "", nil, nil, false, "", "", ""
-	h.Revocations = slices.Concat(h.Revocations, e.tell)
+	h.Revocations = slices.Concat(h.Revocations, kept)
 	if err := b.save(ctx, h); err != nil {
 		return e, err
 	}
 	b.Forget(name)
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	delete(b.provers, name)
+	if len(inMemory) > 0 {
+		b.telling[name] = slices.Concat(b.telling[name], inMemory)
+	}
+	b.mu.Unlock()
+	b.setQueued(name, len(h.Revocations))
 	return e, nil
 }
 

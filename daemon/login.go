@@ -295,11 +295,13 @@ func (s *profiles) loginURL(ctx context.Context, h house, name string, start *to
 		return nil, err
 	}
 	done, err := s.loginPrepared(ctx, h, p, start, person, func(ctx context.Context) error {
-		p.Version, err = h.profiles.Put(ctx, name, text, version)
-		if err == nil {
-			s.d.log.Info("profile written", "profile", name, "by", caller(ctx))
+		written, err := h.profiles.Put(ctx, name, text, version)
+		if err != nil {
+			return err
 		}
-		return err
+		s.d.log.Info("profile written", "profile", name, "by", caller(ctx))
+		p.Version = written
+		return nil
 	})
 	if err != nil {
 		return nil, err

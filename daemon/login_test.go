@@ -758,7 +758,7 @@ func TestSessionsSurviveRestart(t *testing.T) {
 	if server.Count("/token") != asked+1 || server.Count("/authorize") != 3 {
 		t.Error("it was not renewed")
 	}
-	if err := server.Await(t.Context(), "/revoke", 4); err != nil {
+	if err := server.Await(t.Context(), "/revoke", 3); err != nil {
 		t.Fatal(err)
 	}
 	w.wantLoggedOut(t, "b")

@@ -238,14 +238,11 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 	// next round then sees the new one. Somebody who rewrites it all the time
 	// gets an error.
 	for range 8 {
-		version, err := b.Profiles.Stat(ctx, r.Profile)
+		text, err := b.textNow(ctx, r.Profile)
 		if err != nil {
 			return Token{}, err
 		}
-		if version == "" {
-			return Token{}, store.ErrNotExist
-		}
-		t, err := b.tokenOf(ctx, textKey{r.Profile, version}, r)
+		t, err := b.tokenOf(ctx, text, r)
 		if !errors.Is(err, errChanged) {
 			return t, err
 		}
@@ -280,16 +277,22 @@ func (f *facts) asked(r Request) key {
 	return k
 }
 
+// textNow names a profile's text as it is now.
+func (b *Broker) textNow(ctx context.Context, name string) (textKey, error) {
+	version, err := b.Profiles.Stat(ctx, name)
+	if err == nil && version == "" {
+		err = store.ErrNotExist
+	}
+	return textKey{name, version}, err
+}
+
 // factsFor gives the facts of a profile's text as it is now.
 func (b *Broker) factsFor(ctx context.Context, name string) (*facts, error) {
-	version, err := b.Profiles.Stat(ctx, name)
+	text, err := b.textNow(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if version == "" {
-		return nil, store.ErrNotExist
-	}
-	return b.factsOfText(ctx, textKey{name, version})
+	return b.factsOfText(ctx, text)
 }
 
 func (b *Broker) factsOfText(ctx context.Context, text textKey) (*facts, error) {

@@ -84,7 +84,8 @@ func (e *PlaceError) Error() string { return e.Why }
 
 // Proof proves for one request that its token is bound to a key of ours (RFC
 // 9449 section 4.2). access must be one of the profile's tokens that are held
-// now. Errors: [ErrNotOurs], [*PlaceError], those of Prepare.
+// now. Errors: [ErrNotOurs], [*PlaceError], [ErrUntrusted], [*profile.Mistakes],
+// and those of the store.
 func (b *Broker) Proof(ctx context.Context, name string, access oauth.Secret, method, target, nonce string) (string, error) {
 	u, err := oauth.CheckURL(target)
 	if err != nil {

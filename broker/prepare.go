@@ -60,18 +60,15 @@ func (r *Prepared) Token(ctx context.Context, request oauth.Request) (*oauth.Tok
 // Errors: [ErrUntrusted], [*profile.Mistakes], [*DiscoveryError], those of the
 // store, and the context's.
 func (b *Broker) Prepare(ctx context.Context, name string) (*Prepared, error) {
-	version, err := b.Profiles.Stat(ctx, name)
+	k, err := b.textNow(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if version == "" {
-		return nil, store.ErrNotExist
-	}
-	text, err := b.read(ctx, textKey{name, version})
+	text, err := b.read(ctx, k)
 	if err != nil {
 		return nil, err
 	}
-	return b.prepare(ctx, textKey{name, version}, text, true)
+	return b.prepare(ctx, k, text, true)
 }
 
 // PrepareText is Prepare for a text that is not stored yet and that the daemon

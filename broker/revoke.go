@@ -61,11 +61,11 @@ func (b *Broker) finish(ctx context.Context, name string, e ending) Revoked {
 // refreshTokenOf is the OAUTH2_REFRESH_TOKEN that stands in a profile's text. What
 // a command would say is not waited for.
 func (b *Broker) refreshTokenOf(ctx context.Context, name string) string {
-	version, err := b.Profiles.Stat(ctx, name)
-	if err != nil || version == "" {
+	k, err := b.textNow(ctx, name)
+	if err != nil {
 		return ""
 	}
-	text, err := b.read(ctx, textKey{name, version})
+	text, err := b.read(ctx, k)
 	if err != nil {
 		return ""
 	}
@@ -91,12 +91,8 @@ func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, er
 		return e, err
 	}
 	if h.version == "" && h.empty() {
-		version, err := b.Profiles.Stat(ctx, name)
-		if err != nil {
+		if _, err := b.textNow(ctx, name); err != nil {
 			return e, err
-		}
-		if version == "" {
-			return e, store.ErrNotExist
 		}
 	}
 	var kept, inMemory []revocation

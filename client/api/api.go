@@ -13,6 +13,169 @@ import (
 	time "time"
 )
 
+// Reason says why a call failed, for programs to decide by.
+//
+// Every error that a call of this API answers with is a gRPC status whose
+// details hold a google.rpc.ErrorInfo with domain "tokend" and, as its reason, the name of
+// one of these values without the prefix REASON_, such as "PROFILE_NOT_FOUND".
+// The status message is one line for people: the cause, without a hint of what
+// to do next, which is left to whoever shows it. New reasons may be added:
+// take an unknown one by its gRPC code. What gRPC itself refuses (an unknown
+// method, a message of more than 64 KiB, a deadline that has passed, a daemon that is stopping) has no
+// ErrorInfo.
+//
+// ErrorInfo.metadata may hold, each only where it applies:
+//
+//   - profile: the name of the profile that the error is about
+//   - suggestion: the nearest existing name (PROFILE_NOT_FOUND), or the one that
+//     differs in case only (ALREADY_EXISTS)
+//   - line, variable: the place of the first mistake (PROFILE_INVALID); variable
+//     alone: the one to look at first (CLIENT_REFUSED, REQUEST_REFUSED,
+//     PROVIDER_DOWN, LOGIN_REQUIRED)
+//   - oauth_error: the "error" code of the authorization server (RFC 6749 5.2)
+//   - http_status: the HTTP status of its answer
+//   - lifetime: what the provider gives, in seconds (MIN_VALID_UNMET)
+//   - folder: whose .age-recipients is not trusted, with a slash at its end,
+//     "/" for the root of the store (UNTRUSTED on writing)
+//
+// THROTTLED and PROVIDER_DOWN may come with a google.rpc.RetryInfo: asking
+// again before that delay brings the same answer.
+type Reason int32
+
+// Values of Reason.
+const (
+	// Never sent.
+	ReasonUnspecified Reason = 0
+	// UNAUTHENTICATED: a person has to log in, or, where `variable` is
+	// OAUTH2_REFRESH_TOKEN, to put a new refresh token into the profile.
+	ReasonLoginRequired Reason = 1
+	// FAILED_PRECONDITION: the daemon is locked.
+	ReasonLocked Reason = 2
+	// FAILED_PRECONDITION: there is no identity yet; call Init.
+	ReasonNotInitialized Reason = 3
+	// NOT_FOUND: no profile has that name.
+	ReasonProfileNotFound Reason = 4
+	// FAILED_PRECONDITION: the profile's text, or the recipients file of a
+	// folder to be written to, has not been trusted by this user.
+	ReasonUntrusted Reason = 5
+	// PERMISSION_DENIED: a policy, a person or a loan's limits say no.
+	ReasonDenied Reason = 6
+	// PERMISSION_DENIED: the authorization server refused the client
+	// (invalid_client, unauthorized_client, or a 4xx without an OAuth error).
+	ReasonClientRefused Reason = 7
+	// PERMISSION_DENIED: the authorization server refused what was asked
+	// (invalid_scope, invalid_target, invalid_request, …).
+	ReasonRequestRefused Reason = 8
+	// OUT_OF_RANGE: the provider's tokens live shorter than min_valid.
+	ReasonMinValidUnmet Reason = 9
+	// UNAVAILABLE: the authorization server asked to be left alone for a while
+	// (429, or 503 with Retry-After).
+	ReasonThrottled Reason = 10
+	// UNAVAILABLE: the authorization server could not be reached, answered with
+	// 5xx, or with something that is not an answer of RFC 6749.
+	ReasonProviderDown Reason = 11
+	// UNAVAILABLE: the store could not be read or written.
+	ReasonStoreUnavailable Reason = 12
+	// FAILED_PRECONDITION: the profile's text has mistakes; the message names
+	// line, variable and what would be right.
+	ReasonProfileInvalid Reason = 13
+	// FAILED_PRECONDITION: a setting of the daemon or of the caller is wrong, or
+	// the caller's TOKEND_DIR is not the running daemon's.
+	ReasonSettingsInvalid Reason = 14
+	// ABORTED: a write lost a race with another one; nothing was lost.
+	ReasonVersionChanged Reason = 15
+	// INVALID_ARGUMENT: a field of the request is wrong; the message names it.
+	ReasonRequestInvalid Reason = 16
+	// ALREADY_EXISTS: what was to be made is there, and stays as it is.
+	ReasonAlreadyExists Reason = 17
+)
+
+// String returns the name that the value has in the .proto file, without its
+// prefix, such as "LOGIN_REQUIRED", and of an unknown value the number.
+func (v Reason) String() string {
+	switch v {
+	case ReasonUnspecified:
+		return "UNSPECIFIED"
+	case ReasonLoginRequired:
+		return "LOGIN_REQUIRED"
+	case ReasonLocked:
+		return "LOCKED"
+	case ReasonNotInitialized:
+		return "NOT_INITIALIZED"
+	case ReasonProfileNotFound:
+		return "PROFILE_NOT_FOUND"
+	case ReasonUntrusted:
+		return "UNTRUSTED"
+	case ReasonDenied:
+		return "DENIED"
+	case ReasonClientRefused:
+		return "CLIENT_REFUSED"
+	case ReasonRequestRefused:
+		return "REQUEST_REFUSED"
+	case ReasonMinValidUnmet:
+		return "MIN_VALID_UNMET"
+	case ReasonThrottled:
+		return "THROTTLED"
+	case ReasonProviderDown:
+		return "PROVIDER_DOWN"
+	case ReasonStoreUnavailable:
+		return "STORE_UNAVAILABLE"
+	case ReasonProfileInvalid:
+		return "PROFILE_INVALID"
+	case ReasonSettingsInvalid:
+		return "SETTINGS_INVALID"
+	case ReasonVersionChanged:
+		return "VERSION_CHANGED"
+	case ReasonRequestInvalid:
+		return "REQUEST_INVALID"
+	case ReasonAlreadyExists:
+		return "ALREADY_EXISTS"
+	}
+	return strconv.Itoa(int(v))
+}
+
+// ReasonOf returns the value that String names s, and ReasonUnspecified for an
+// unknown one.
+func ReasonOf(s string) Reason {
+	switch s {
+	case "LOGIN_REQUIRED":
+		return ReasonLoginRequired
+	case "LOCKED":
+		return ReasonLocked
+	case "NOT_INITIALIZED":
+		return ReasonNotInitialized
+	case "PROFILE_NOT_FOUND":
+		return ReasonProfileNotFound
+	case "UNTRUSTED":
+		return ReasonUntrusted
+	case "DENIED":
+		return ReasonDenied
+	case "CLIENT_REFUSED":
+		return ReasonClientRefused
+	case "REQUEST_REFUSED":
+		return ReasonRequestRefused
+	case "MIN_VALID_UNMET":
+		return ReasonMinValidUnmet
+	case "THROTTLED":
+		return ReasonThrottled
+	case "PROVIDER_DOWN":
+		return ReasonProviderDown
+	case "STORE_UNAVAILABLE":
+		return ReasonStoreUnavailable
+	case "PROFILE_INVALID":
+		return ReasonProfileInvalid
+	case "SETTINGS_INVALID":
+		return ReasonSettingsInvalid
+	case "VERSION_CHANGED":
+		return ReasonVersionChanged
+	case "REQUEST_INVALID":
+		return ReasonRequestInvalid
+	case "ALREADY_EXISTS":
+		return ReasonAlreadyExists
+	}
+	return ReasonUnspecified
+}
+
 // InitRequest is one message of the person's side of Init.
 type InitRequest struct {
 	// The first message, and the only one for an identity that is not
@@ -99,6 +262,13 @@ type GetStatusResponse struct {
 	UnsavedSessions []string `pb:"20"`
 	// Tokens whose authorization server has yet to be told that they are revoked.
 	QueuedRevocations int32 `pb:"21"`
+	// Of the daemon's process: it stays about the same, however long that runs.
+	Goroutines int32 `pb:"22"`
+	// Profiles of which something is known now, those with a problem first, as far
+	// as there is room.
+	ProfileStatuses []ProfileStatus `pb:"23"`
+	// How many more there are.
+	ProfileStatusesOmitted int32 `pb:"24"`
 }
 
 // State says which calls can work.
@@ -135,6 +305,23 @@ func (v State) String() string {
 	return strconv.Itoa(int(v))
 }
 
+// ProfileStatus is how a profile's token stands: the one of its own scopes, or
+// the one that was asked for last.
+type ProfileStatus struct {
+	Profile string `pb:"1"`
+	// When its token ends; unset where there is none that is good.
+	ExpiresAt time.Time `pb:"2"`
+	// When it is to be renewed; unset where nobody has asked for it since it was
+	// made, so that it is left to end.
+	RenewsAt time.Time `pb:"3"`
+	// Why there is no token, or why the last attempt at a new one failed.
+	Reason Reason `pb:"4"`
+	// The same as one line for a person, or empty.
+	Message string `pb:"5"`
+	// When the authorization server is asked again at the earliest.
+	NextTry time.Time `pb:"6"`
+}
+
 // ReloadRequest asks to read settings' files and the identity again.
 type ReloadRequest struct {
 }
@@ -156,6 +343,93 @@ type StopResponse struct {
 	Pid int64 `pb:"1"`
 }
 
+// WatchEventsRequest asks for what happens from now on.
+type WatchEventsRequest struct {
+	// Name of one profile; empty: all, and the daemon's own.
+	Profile string `pb:"1"`
+	// Begin with the last ones, some hundreds, that have happened already.
+	Recent bool `pb:"2"`
+}
+
+// WatchEventsResponse is one thing that has happened.
+type WatchEventsResponse struct {
+	Kind Kind      `pb:"1"`
+	Time time.Time `pb:"2"`
+	// Empty for the daemon's own.
+	Profile string `pb:"3"`
+	// One line for a person, or empty.
+	Message string `pb:"4"`
+	// Why it failed (KIND_TOKEN_FAILED, KIND_SESSION_ENDED), else unspecified.
+	Reason Reason `pb:"5"`
+	// Of the token that was made or reported, as in GetTokenResponse.
+	Fingerprint string `pb:"6"`
+	// When the token that was made ends.
+	ExpiresAt time.Time `pb:"7"`
+	Missed    int32     `pb:"8"`
+}
+
+// Kind is what a program decides by.
+type Kind int32
+
+// Values of Kind.
+const (
+	KindUnspecified Kind = 0
+	// A new token was made because somebody waited for it.
+	KindTokenMade Kind = 1
+	// A new token was made before the old one ended; nobody waited.
+	KindTokenRenewed Kind = 2
+	// No new token could be made; `reason` and `message` say why.
+	KindTokenFailed Kind = 3
+	// An API's refusal of a token was reported; `message` says what came of it.
+	KindTokenReported Kind = 4
+	// Somebody has logged in.
+	KindSessionBegun Kind = 5
+	// A session has ended: logged out of, revoked, or refused by the server.
+	KindSessionEnded Kind = 6
+	// A session could not be written and is in memory only.
+	KindSessionUnsaved Kind = 7
+	// Such a session is written now.
+	KindSessionSaved Kind = 8
+	// Refusals of a profile were forgotten.
+	KindProfileReset Kind = 9
+	// The machine has woken from suspend; `message` says for how long it slept.
+	KindWoken Kind = 10
+	// The reader was too slow: `missed` events are not in this stream.
+	KindMissed Kind = 11
+)
+
+// String returns the name that the value has in the .proto file, without its
+// prefix, such as "TOKEN_MADE", and of an unknown value the number.
+func (v Kind) String() string {
+	switch v {
+	case KindUnspecified:
+		return "UNSPECIFIED"
+	case KindTokenMade:
+		return "TOKEN_MADE"
+	case KindTokenRenewed:
+		return "TOKEN_RENEWED"
+	case KindTokenFailed:
+		return "TOKEN_FAILED"
+	case KindTokenReported:
+		return "TOKEN_REPORTED"
+	case KindSessionBegun:
+		return "SESSION_BEGUN"
+	case KindSessionEnded:
+		return "SESSION_ENDED"
+	case KindSessionUnsaved:
+		return "SESSION_UNSAVED"
+	case KindSessionSaved:
+		return "SESSION_SAVED"
+	case KindProfileReset:
+		return "PROFILE_RESET"
+	case KindWoken:
+		return "WOKEN"
+	case KindMissed:
+		return "MISSED"
+	}
+	return strconv.Itoa(int(v))
+}
+
 // Methods of DaemonService.
 const (
 	// Init makes this user's identity. It is a two-way stream, events down and a
@@ -173,6 +447,11 @@ const (
 	// or after 10 s. Reasons: STORE_UNAVAILABLE, once, where a session is in memory
 	// only and would be lost; the next Stop is obeyed.
 	MethodStop = "/tokend.v1.DaemonService/Stop"
+	// WatchEvents sends what happens to tokens and sessions, as it happens, for as
+	// long as the client likes. There is no secret in it. A client that reads slowly
+	// is told how many it has missed. Reasons: THROTTLED (too many watch already),
+	// SETTINGS_INVALID, REQUEST_INVALID.
+	MethodWatchEvents = "/tokend.v1.DaemonService/WatchEvents"
 )
 
 // Trust says whether this user has trusted a text, and what to write into the
@@ -648,169 +927,6 @@ const (
 	MethodLogout = "/tokend.v1.ProfileService/Logout"
 )
 
-// Reason says why a call failed, for programs to decide by.
-//
-// Every error that a call of this API answers with is a gRPC status whose
-// details hold a google.rpc.ErrorInfo with domain "tokend" and, as its reason, the name of
-// one of these values without the prefix REASON_, such as "PROFILE_NOT_FOUND".
-// The status message is one line for people: the cause, without a hint of what
-// to do next, which is left to whoever shows it. New reasons may be added:
-// take an unknown one by its gRPC code. What gRPC itself refuses (an unknown
-// method, a message of more than 64 KiB, a deadline that has passed, a daemon that is stopping) has no
-// ErrorInfo.
-//
-// ErrorInfo.metadata may hold, each only where it applies:
-//
-//   - profile: the name of the profile that the error is about
-//   - suggestion: the nearest existing name (PROFILE_NOT_FOUND), or the one that
-//     differs in case only (ALREADY_EXISTS)
-//   - line, variable: the place of the first mistake (PROFILE_INVALID); variable
-//     alone: the one to look at first (CLIENT_REFUSED, REQUEST_REFUSED,
-//     PROVIDER_DOWN, LOGIN_REQUIRED)
-//   - oauth_error: the "error" code of the authorization server (RFC 6749 5.2)
-//   - http_status: the HTTP status of its answer
-//   - lifetime: what the provider gives, in seconds (MIN_VALID_UNMET)
-//   - folder: whose .age-recipients is not trusted, with a slash at its end,
-//     "/" for the root of the store (UNTRUSTED on writing)
-//
-// THROTTLED and PROVIDER_DOWN may come with a google.rpc.RetryInfo: asking
-// again before that delay brings the same answer.
-type Reason int32
-
-// Values of Reason.
-const (
-	// Never sent.
-	ReasonUnspecified Reason = 0
-	// UNAUTHENTICATED: a person has to log in, or, where `variable` is
-	// OAUTH2_REFRESH_TOKEN, to put a new refresh token into the profile.
-	ReasonLoginRequired Reason = 1
-	// FAILED_PRECONDITION: the daemon is locked.
-	ReasonLocked Reason = 2
-	// FAILED_PRECONDITION: there is no identity yet; call Init.
-	ReasonNotInitialized Reason = 3
-	// NOT_FOUND: no profile has that name.
-	ReasonProfileNotFound Reason = 4
-	// FAILED_PRECONDITION: the profile's text, or the recipients file of a
-	// folder to be written to, has not been trusted by this user.
-	ReasonUntrusted Reason = 5
-	// PERMISSION_DENIED: a policy, a person or a loan's limits say no.
-	ReasonDenied Reason = 6
-	// PERMISSION_DENIED: the authorization server refused the client
-	// (invalid_client, unauthorized_client, or a 4xx without an OAuth error).
-	ReasonClientRefused Reason = 7
-	// PERMISSION_DENIED: the authorization server refused what was asked
-	// (invalid_scope, invalid_target, invalid_request, …).
-	ReasonRequestRefused Reason = 8
-	// OUT_OF_RANGE: the provider's tokens live shorter than min_valid.
-	ReasonMinValidUnmet Reason = 9
-	// UNAVAILABLE: the authorization server asked to be left alone for a while
-	// (429, or 503 with Retry-After).
-	ReasonThrottled Reason = 10
-	// UNAVAILABLE: the authorization server could not be reached, answered with
-	// 5xx, or with something that is not an answer of RFC 6749.
-	ReasonProviderDown Reason = 11
-	// UNAVAILABLE: the store could not be read or written.
-	ReasonStoreUnavailable Reason = 12
-	// FAILED_PRECONDITION: the profile's text has mistakes; the message names
-	// line, variable and what would be right.
-	ReasonProfileInvalid Reason = 13
-	// FAILED_PRECONDITION: a setting of the daemon or of the caller is wrong, or
-	// the caller's TOKEND_DIR is not the running daemon's.
-	ReasonSettingsInvalid Reason = 14
-	// ABORTED: a write lost a race with another one; nothing was lost.
-	ReasonVersionChanged Reason = 15
-	// INVALID_ARGUMENT: a field of the request is wrong; the message names it.
-	ReasonRequestInvalid Reason = 16
-	// ALREADY_EXISTS: what was to be made is there, and stays as it is.
-	ReasonAlreadyExists Reason = 17
-)
-
-// String returns the name that the value has in the .proto file, without its
-// prefix, such as "LOGIN_REQUIRED", and of an unknown value the number.
-func (v Reason) String() string {
-	switch v {
-	case ReasonUnspecified:
-		return "UNSPECIFIED"
-	case ReasonLoginRequired:
-		return "LOGIN_REQUIRED"
-	case ReasonLocked:
-		return "LOCKED"
-	case ReasonNotInitialized:
-		return "NOT_INITIALIZED"
-	case ReasonProfileNotFound:
-		return "PROFILE_NOT_FOUND"
-	case ReasonUntrusted:
-		return "UNTRUSTED"
-	case ReasonDenied:
-		return "DENIED"
-	case ReasonClientRefused:
-		return "CLIENT_REFUSED"
-	case ReasonRequestRefused:
-		return "REQUEST_REFUSED"
-	case ReasonMinValidUnmet:
-		return "MIN_VALID_UNMET"
-	case ReasonThrottled:
-		return "THROTTLED"
-	case ReasonProviderDown:
-		return "PROVIDER_DOWN"
-	case ReasonStoreUnavailable:
-		return "STORE_UNAVAILABLE"
-	case ReasonProfileInvalid:
-		return "PROFILE_INVALID"
-	case ReasonSettingsInvalid:
-		return "SETTINGS_INVALID"
-	case ReasonVersionChanged:
-		return "VERSION_CHANGED"
-	case ReasonRequestInvalid:
-		return "REQUEST_INVALID"
-	case ReasonAlreadyExists:
-		return "ALREADY_EXISTS"
-	}
-	return strconv.Itoa(int(v))
-}
-
-// ReasonOf returns the value that String names s, and ReasonUnspecified for an
-// unknown one.
-func ReasonOf(s string) Reason {
-	switch s {
-	case "LOGIN_REQUIRED":
-		return ReasonLoginRequired
-	case "LOCKED":
-		return ReasonLocked
-	case "NOT_INITIALIZED":
-		return ReasonNotInitialized
-	case "PROFILE_NOT_FOUND":
-		return ReasonProfileNotFound
-	case "UNTRUSTED":
-		return ReasonUntrusted
-	case "DENIED":
-		return ReasonDenied
-	case "CLIENT_REFUSED":
-		return ReasonClientRefused
-	case "REQUEST_REFUSED":
-		return ReasonRequestRefused
-	case "MIN_VALID_UNMET":
-		return ReasonMinValidUnmet
-	case "THROTTLED":
-		return ReasonThrottled
-	case "PROVIDER_DOWN":
-		return ReasonProviderDown
-	case "STORE_UNAVAILABLE":
-		return ReasonStoreUnavailable
-	case "PROFILE_INVALID":
-		return ReasonProfileInvalid
-	case "SETTINGS_INVALID":
-		return ReasonSettingsInvalid
-	case "VERSION_CHANGED":
-		return ReasonVersionChanged
-	case "REQUEST_INVALID":
-		return ReasonRequestInvalid
-	case "ALREADY_EXISTS":
-		return ReasonAlreadyExists
-	}
-	return ReasonUnspecified
-}
-
 // GetTokenRequest asks for an access token. Two requests that are equal in
 // profile, scopes (as a set), audience and resource share one token; others
 // never do.
@@ -976,6 +1092,206 @@ type CreateDPoPProofResponse struct {
 	Proof string `pb:"1"`
 }
 
+// ReportTokenRequest says that an API has refused a token.
+type ReportTokenRequest struct {
+	// Name of the profile that the token is of. Required.
+	Profile string `pb:"1"`
+	// The refused token. It or its fingerprint is required.
+	AccessToken string `pb:"2"`
+	// Its fingerprint, as in GetTokenResponse.
+	Fingerprint string `pb:"3"`
+	// HTTP status of the API's answer. 0: not known, taken for 401.
+	HttpStatus int32 `pb:"4"`
+	// The values of the answer's WWW-Authenticate fields (RFC 9110 11.6.1, RFC
+	// 6750 3), at most 8 KiB together; none where it had none.
+	WwwAuthenticate []string `pb:"5"`
+}
+
+// ReportTokenResponse says what came of a report.
+type ReportTokenResponse struct {
+	Outcome Outcome `pb:"1"`
+	// One line for a person.
+	Message string `pb:"2"`
+	// The error code of the challenge (RFC 6750 3.1), or empty.
+	Error string `pb:"3"`
+	// Scopes that the API asks for (insufficient_scope), where it names them: a
+	// login with them is what helps.
+	Scopes []string `pb:"4"`
+	// How long no other token will be made (OUTCOME_TOO_SOON).
+	RetryAfter time.Duration `pb:"5"`
+}
+
+// Outcome is what a caller decides by.
+type Outcome int32
+
+// Values of Outcome.
+const (
+	OutcomeUnspecified Outcome = 0
+	// The token is handed out no more: GetToken gives another one, or says why
+	// there is none. Repeating the request with it is worth while, once.
+	OutcomeEvicted Outcome = 1
+	// The token is not the one that GetToken gives now: somebody has reported it
+	// before, or it has been renewed. As for OUTCOME_EVICTED.
+	OutcomeSuperseded Outcome = 2
+	// The token stays: another one would be refused as well. `message` says what
+	// the API complains of, `error` its code.
+	OutcomeKept Outcome = 3
+	// The token stays for retry_after, because it replaces one that was reported
+	// moments ago: the API refuses new tokens, too.
+	OutcomeTooSoon Outcome = 4
+)
+
+// String returns the name that the value has in the .proto file, without its
+// prefix, such as "EVICTED", and of an unknown value the number.
+func (v Outcome) String() string {
+	switch v {
+	case OutcomeUnspecified:
+		return "UNSPECIFIED"
+	case OutcomeEvicted:
+		return "EVICTED"
+	case OutcomeSuperseded:
+		return "SUPERSEDED"
+	case OutcomeKept:
+		return "KEPT"
+	case OutcomeTooSoon:
+		return "TOO_SOON"
+	}
+	return strconv.Itoa(int(v))
+}
+
+// WatchTokenRequest names the tokens to watch.
+type WatchTokenRequest struct {
+	// 1 to 256 of them.
+	Tokens []WatchedToken `pb:"1"`
+}
+
+// WatchedToken is one token, named as in GetTokenRequest.
+type WatchedToken struct {
+	// Name of the profile, which need not exist yet. Required.
+	Profile  string   `pb:"1"`
+	Scopes   []string `pb:"2"`
+	Audience string   `pb:"3"`
+	Resource string   `pb:"4"`
+}
+
+// WatchTokenResponse is one change of one watched token. The first one of each
+// comes as soon as it is known. A client that reads slowly misses what has been
+// superseded meanwhile, never the last state.
+type WatchTokenResponse struct {
+	// Which of the request's tokens, from 0.
+	Index int32 `pb:"1"`
+	// Its profile.
+	Profile string `pb:"2"`
+	// At most one is set of Token, Problem.
+	//
+	// A token to use from now on: a new one, sent before the one before it ends,
+	// or the same again once a problem is over.
+	Token *GetTokenResponse `pb:"3,event"`
+	// Why there is none, or none to follow the one that was sent last.
+	Problem *Problem `pb:"4,event"`
+}
+
+// Problem is why there is no token, or no new one: what the call that asks for it
+// would fail with.
+type Problem struct {
+	Reason Reason `pb:"1"`
+	// One line for a person, without a hint of what to do next.
+	Message string `pb:"2"`
+	// The variable of the profile to look at first, or empty.
+	Variable string `pb:"3"`
+	// The error code of the authorization server (RFC 6749 5.2), or empty.
+	OauthError string `pb:"4"`
+	// When it is tried again at the earliest; unset: when something changes.
+	RetryAfter time.Duration `pb:"5"`
+	// The token that was sent last is still good.
+	TokenLives bool `pb:"6"`
+}
+
+// ExplainTokenRequest asks why there is a token, or none.
+type ExplainTokenRequest struct {
+	// Name of the profile. Required.
+	Profile string `pb:"1"`
+	// Which of its tokens, as in GetTokenRequest.
+	Scopes   []string `pb:"2"`
+	Audience string   `pb:"3"`
+	Resource string   `pb:"4"`
+	// Ask the network as well: names, TLS, the server's clock and its metadata. No
+	// credential is sent, and no token asked for.
+	Live bool `pb:"5"`
+}
+
+// Finding is one thing that explains a token.
+type Finding struct {
+	Level Level `pb:"1"`
+	// What it is about: one lower-case word, such as "trust", "session", "clock".
+	Topic string `pb:"2"`
+	// One line for a person.
+	Text string `pb:"3"`
+}
+
+// Level says how it bears on the token.
+type Level int32
+
+// Values of Level.
+const (
+	LevelUnspecified Level = 0
+	// It is so.
+	LevelInfo Level = 1
+	// It was checked, and is as it should be.
+	LevelOk Level = 2
+	// It may become a problem.
+	LevelWarning Level = 3
+	// It keeps a token from being had or renewed.
+	LevelProblem Level = 4
+)
+
+// String returns the name that the value has in the .proto file, without its
+// prefix, such as "INFO", and of an unknown value the number.
+func (v Level) String() string {
+	switch v {
+	case LevelUnspecified:
+		return "UNSPECIFIED"
+	case LevelInfo:
+		return "INFO"
+	case LevelOk:
+		return "OK"
+	case LevelWarning:
+		return "WARNING"
+	case LevelProblem:
+		return "PROBLEM"
+	}
+	return strconv.Itoa(int(v))
+}
+
+// ExplainTokenResponse says what bears on a token, in the order in which it comes
+// to be.
+type ExplainTokenResponse struct {
+	Findings []Finding `pb:"1"`
+	// What GetToken would fail with now, without asking anybody; unset where it has
+	// a token, or would ask the authorization server for one.
+	Problem Problem `pb:"2"`
+	// Of the token that is held and still good: its fingerprint, when it ends, and
+	// when it is to be renewed; unset where there is none, or nothing is planned.
+	Fingerprint string    `pb:"3"`
+	ExpiresAt   time.Time `pb:"4"`
+	RenewsAt    time.Time `pb:"5"`
+	// The token request as a command for a shell, secrets left out; empty where the
+	// profile's text cannot be used, or has not been trusted.
+	Curl string `pb:"6"`
+}
+
+// ResetProfileRequest asks to forget what the authorization server has refused.
+type ResetProfileRequest struct {
+	// Name of the profile. Required.
+	Profile string `pb:"1"`
+}
+
+// ResetProfileResponse answers when that is done.
+type ResetProfileResponse struct {
+	// There was something to forget.
+	Reopened bool `pb:"1"`
+}
+
 // Methods of TokenService.
 const (
 	// GetToken answers with a living access token, from the cache or, once for
@@ -1002,4 +1318,24 @@ const (
 	// GetToken; DENIED (the URL is none that this profile's token may go to);
 	// REQUEST_INVALID (the token is none of the profile's, or not bound to a key).
 	MethodCreateDPoPProof = "/tokend.v1.TokenService/CreateDPoPProof"
+	// ReportToken says that an API has refused a token (RFC 6750 3.1). What the API
+	// calls invalid is handed out no more, and one new token is made for all callers,
+	// at most one every few seconds a profile; for what is not the token's fault
+	// nothing changes. Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
+	MethodReportToken = "/tokend.v1.TokenService/ReportToken"
+	// WatchToken sends the tokens it is asked for, each new one before the old one
+	// ends, and what keeps them from being had, for as long as the client likes. It
+	// stays open while the daemon is locked or a profile is missing, and says so; it
+	// ends with UNAVAILABLE when the daemon stops. Reasons: THROTTLED (too many are
+	// watched already), SETTINGS_INVALID, REQUEST_INVALID.
+	MethodWatchToken = "/tokend.v1.TokenService/WatchToken"
+	// ExplainToken says why there is a token, or none. Reasons: LOCKED,
+	// NOT_INITIALIZED, PROFILE_NOT_FOUND, SETTINGS_INVALID, REQUEST_INVALID.
+	MethodExplainToken = "/tokend.v1.TokenService/ExplainToken"
+	// ResetProfile forgets what a profile's authorization server has refused, so
+	// that the next GetToken asks it again. A server that has asked to be left alone
+	// for a while is left alone all the same. Reasons: LOCKED, NOT_INITIALIZED,
+	// PROFILE_NOT_FOUND, STORE_UNAVAILABLE, REQUEST_INVALID.
+	MethodResetProfile = "/tokend.v1.TokenService/ResetProfile"
 )

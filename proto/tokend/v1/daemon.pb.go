@@ -82,6 +82,94 @@ func (GetStatusResponse_State) EnumDescriptor() ([]byte, []int) {
 	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{5, 0}
 }
 
+// Kind is what a program decides by.
+type WatchEventsResponse_Kind int32
+
+const (
+	WatchEventsResponse_KIND_UNSPECIFIED WatchEventsResponse_Kind = 0
+	// A new token was made because somebody waited for it.
+	WatchEventsResponse_KIND_TOKEN_MADE WatchEventsResponse_Kind = 1
+	// A new token was made before the old one ended; nobody waited.
+	WatchEventsResponse_KIND_TOKEN_RENEWED WatchEventsResponse_Kind = 2
+	// No new token could be made; `reason` and `message` say why.
+	WatchEventsResponse_KIND_TOKEN_FAILED WatchEventsResponse_Kind = 3
+	// An API's refusal of a token was reported; `message` says what came of it.
+	WatchEventsResponse_KIND_TOKEN_REPORTED WatchEventsResponse_Kind = 4
+	// Somebody has logged in.
+	WatchEventsResponse_KIND_SESSION_BEGUN WatchEventsResponse_Kind = 5
+	// A session has ended: logged out of, revoked, or refused by the server.
+	WatchEventsResponse_KIND_SESSION_ENDED WatchEventsResponse_Kind = 6
+	// A session could not be written and is in memory only.
+	WatchEventsResponse_KIND_SESSION_UNSAVED WatchEventsResponse_Kind = 7
+	// Such a session is written now.
+	WatchEventsResponse_KIND_SESSION_SAVED WatchEventsResponse_Kind = 8
+	// Refusals of a profile were forgotten.
+	WatchEventsResponse_KIND_PROFILE_RESET WatchEventsResponse_Kind = 9
+	// The machine has woken from suspend; `message` says for how long it slept.
+	WatchEventsResponse_KIND_WOKEN WatchEventsResponse_Kind = 10
+	// The reader was too slow: `missed` events are not in this stream.
+	WatchEventsResponse_KIND_MISSED WatchEventsResponse_Kind = 11
+)
+
+// Enum value maps for WatchEventsResponse_Kind.
+var (
+	WatchEventsResponse_Kind_name = map[int32]string{
+		0:  "KIND_UNSPECIFIED",
+		1:  "KIND_TOKEN_MADE",
+		2:  "KIND_TOKEN_RENEWED",
+		3:  "KIND_TOKEN_FAILED",
+		4:  "KIND_TOKEN_REPORTED",
+		5:  "KIND_SESSION_BEGUN",
+		6:  "KIND_SESSION_ENDED",
+		7:  "KIND_SESSION_UNSAVED",
+		8:  "KIND_SESSION_SAVED",
+		9:  "KIND_PROFILE_RESET",
+		10: "KIND_WOKEN",
+		11: "KIND_MISSED",
+	}
+	WatchEventsResponse_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED":     0,
+		"KIND_TOKEN_MADE":      1,
+		"KIND_TOKEN_RENEWED":   2,
+		"KIND_TOKEN_FAILED":    3,
+		"KIND_TOKEN_REPORTED":  4,
+		"KIND_SESSION_BEGUN":   5,
+		"KIND_SESSION_ENDED":   6,
+		"KIND_SESSION_UNSAVED": 7,
+		"KIND_SESSION_SAVED":   8,
+		"KIND_PROFILE_RESET":   9,
+		"KIND_WOKEN":           10,
+		"KIND_MISSED":          11,
+	}
+)
+
+func (x WatchEventsResponse_Kind) Enum() *WatchEventsResponse_Kind {
+	p := new(WatchEventsResponse_Kind)
+	*p = x
+	return p
+}
+
+func (x WatchEventsResponse_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WatchEventsResponse_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokend_v1_daemon_proto_enumTypes[1].Descriptor()
+}
+
+func (WatchEventsResponse_Kind) Type() protoreflect.EnumType {
+	return &file_tokend_v1_daemon_proto_enumTypes[1]
+}
+
+func (x WatchEventsResponse_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WatchEventsResponse_Kind.Descriptor instead.
+func (WatchEventsResponse_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{12, 0}
+}
+
 // InitRequest is one message of the person's side of Init.
 type InitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -416,8 +504,15 @@ type GetStatusResponse struct {
 	UnsavedSessions []string `protobuf:"bytes,20,rep,name=unsaved_sessions,json=unsavedSessions,proto3" json:"unsaved_sessions,omitempty"`
 	// Tokens whose authorization server has yet to be told that they are revoked.
 	QueuedRevocations int32 `protobuf:"varint,21,opt,name=queued_revocations,json=queuedRevocations,proto3" json:"queued_revocations,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Of the daemon's process: it stays about the same, however long that runs.
+	Goroutines int32 `protobuf:"varint,22,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
+	// Profiles of which something is known now, those with a problem first, as far
+	// as there is room.
+	ProfileStatuses []*ProfileStatus `protobuf:"bytes,23,rep,name=profile_statuses,json=profileStatuses,proto3" json:"profile_statuses,omitempty"`
+	// How many more there are.
+	ProfileStatusesOmitted int32 `protobuf:"varint,24,opt,name=profile_statuses_omitted,json=profileStatusesOmitted,proto3" json:"profile_statuses_omitted,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -597,6 +692,119 @@ func (x *GetStatusResponse) GetQueuedRevocations() int32 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetGoroutines() int32 {
+	if x != nil {
+		return x.Goroutines
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetProfileStatuses() []*ProfileStatus {
+	if x != nil {
+		return x.ProfileStatuses
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetProfileStatusesOmitted() int32 {
+	if x != nil {
+		return x.ProfileStatusesOmitted
+	}
+	return 0
+}
+
+// ProfileStatus is how a profile's token stands: the one of its own scopes, or
+// the one that was asked for last.
+type ProfileStatus struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Profile string                 `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// When its token ends; unset where there is none that is good.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// When it is to be renewed; unset where nobody has asked for it since it was
+	// made, so that it is left to end.
+	RenewsAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=renews_at,json=renewsAt,proto3" json:"renews_at,omitempty"`
+	// Why there is no token, or why the last attempt at a new one failed.
+	Reason Reason `protobuf:"varint,4,opt,name=reason,proto3,enum=tokend.v1.Reason" json:"reason,omitempty"`
+	// The same as one line for a person, or empty.
+	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	// When the authorization server is asked again at the earliest.
+	NextTry       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next_try,json=nextTry,proto3" json:"next_try,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfileStatus) Reset() {
+	*x = ProfileStatus{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfileStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfileStatus) ProtoMessage() {}
+
+func (x *ProfileStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfileStatus.ProtoReflect.Descriptor instead.
+func (*ProfileStatus) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProfileStatus) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *ProfileStatus) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *ProfileStatus) GetRenewsAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RenewsAt
+	}
+	return nil
+}
+
+func (x *ProfileStatus) GetReason() Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Reason_REASON_UNSPECIFIED
+}
+
+func (x *ProfileStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ProfileStatus) GetNextTry() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTry
+	}
+	return nil
+}
+
 // ReloadRequest asks to read settings' files and the identity again.
 type ReloadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -606,7 +814,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[6]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +826,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[6]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +839,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{6}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{7}
 }
 
 // ReloadResponse answers when that is done.
@@ -646,7 +854,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[7]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +866,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[7]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +879,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{7}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReloadResponse) GetNeedsRestart() []string {
@@ -690,7 +898,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[8]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +910,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[8]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +923,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{8}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{9}
 }
 
 // StopResponse is sent before it ends; no new call is taken from then on.
@@ -729,7 +937,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[9]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +949,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[9]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,12 +962,173 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{9}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StopResponse) GetPid() int64 {
 	if x != nil {
 		return x.Pid
+	}
+	return 0
+}
+
+// WatchEventsRequest asks for what happens from now on.
+type WatchEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of one profile; empty: all, and the daemon's own.
+	Profile string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Begin with the last ones, some hundreds, that have happened already.
+	Recent        bool `protobuf:"varint,2,opt,name=recent,proto3" json:"recent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEventsRequest) Reset() {
+	*x = WatchEventsRequest{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEventsRequest) ProtoMessage() {}
+
+func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
+func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *WatchEventsRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *WatchEventsRequest) GetRecent() bool {
+	if x != nil {
+		return x.Recent
+	}
+	return false
+}
+
+// WatchEventsResponse is one thing that has happened.
+type WatchEventsResponse struct {
+	state protoimpl.MessageState   `protogen:"open.v1"`
+	Kind  WatchEventsResponse_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=tokend.v1.WatchEventsResponse_Kind" json:"kind,omitempty"`
+	Time  *timestamppb.Timestamp   `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Empty for the daemon's own.
+	Profile string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
+	// One line for a person, or empty.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Why it failed (KIND_TOKEN_FAILED, KIND_SESSION_ENDED), else unspecified.
+	Reason Reason `protobuf:"varint,5,opt,name=reason,proto3,enum=tokend.v1.Reason" json:"reason,omitempty"`
+	// Of the token that was made or reported, as in GetTokenResponse.
+	Fingerprint string `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// When the token that was made ends.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Missed        int32                  `protobuf:"varint,8,opt,name=missed,proto3" json:"missed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEventsResponse) Reset() {
+	*x = WatchEventsResponse{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEventsResponse) ProtoMessage() {}
+
+func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
+func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WatchEventsResponse) GetKind() WatchEventsResponse_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return WatchEventsResponse_KIND_UNSPECIFIED
+}
+
+func (x *WatchEventsResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *WatchEventsResponse) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *WatchEventsResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *WatchEventsResponse) GetReason() Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Reason_REASON_UNSPECIFIED
+}
+
+func (x *WatchEventsResponse) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *WatchEventsResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *WatchEventsResponse) GetMissed() int32 {
+	if x != nil {
+		return x.Missed
 	}
 	return 0
 }
@@ -776,7 +1145,7 @@ type InitRequest_Start struct {
 
 func (x *InitRequest_Start) Reset() {
 	*x = InitRequest_Start{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[10]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1157,7 @@ func (x *InitRequest_Start) String() string {
 func (*InitRequest_Start) ProtoMessage() {}
 
 func (x *InitRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[10]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1196,7 @@ type InitResponse_Created struct {
 
 func (x *InitResponse_Created) Reset() {
 	*x = InitResponse_Created{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[11]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1208,7 @@ func (x *InitResponse_Created) String() string {
 func (*InitResponse_Created) ProtoMessage() {}
 
 func (x *InitResponse_Created) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[11]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1249,7 @@ var File_tokend_v1_daemon_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"\n" +
-	"\x16tokend/v1/daemon.proto\x12\ttokend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"z\n" +
+	"\x16tokend/v1/daemon.proto\x12\ttokend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tokend/v1/reason.proto\"z\n" +
 	"\vInitRequest\x124\n" +
 	"\x05start\x18\x01 \x01(\v2\x1c.tokend.v1.InitRequest.StartH\x00R\x05start\x1a*\n" +
 	"\x05Start\x12!\n" +
@@ -902,7 +1271,7 @@ const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"Protection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x91\a\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xb0\b\n" +
 	"\x11GetStatusResponse\x128\n" +
 	"\x05state\x18\x01 \x01(\x0e2\".tokend.v1.GetStatusResponse.StateR\x05state\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\x12\x10\n" +
@@ -927,19 +1296,60 @@ const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"\vprotections\x18\x12 \x03(\v2\x15.tokend.v1.ProtectionR\vprotections\x12+\n" +
 	"\x11orphaned_sessions\x18\x13 \x03(\tR\x10orphanedSessions\x12)\n" +
 	"\x10unsaved_sessions\x18\x14 \x03(\tR\x0funsavedSessions\x12-\n" +
-	"\x12queued_revocations\x18\x15 \x01(\x05R\x11queuedRevocations\"|\n" +
+	"\x12queued_revocations\x18\x15 \x01(\x05R\x11queuedRevocations\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\x16 \x01(\x05R\n" +
+	"goroutines\x12C\n" +
+	"\x10profile_statuses\x18\x17 \x03(\v2\x18.tokend.v1.ProfileStatusR\x0fprofileStatuses\x128\n" +
+	"\x18profile_statuses_omitted\x18\x18 \x01(\x05R\x16profileStatusesOmitted\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15STATE_NOT_INITIALIZED\x10\x01\x12\x10\n" +
 	"\fSTATE_LOCKED\x10\x02\x12\x12\n" +
 	"\x0eSTATE_UNLOCKED\x10\x03\x12\x1b\n" +
-	"\x17STATE_STORE_UNAVAILABLE\x10\x04\"\x0f\n" +
+	"\x17STATE_STORE_UNAVAILABLE\x10\x04\"\x99\x02\n" +
+	"\rProfileStatus\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x129\n" +
+	"\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x127\n" +
+	"\trenews_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\brenewsAt\x12)\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x11.tokend.v1.ReasonR\x06reason\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x125\n" +
+	"\bnext_try\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\anextTry\"\x0f\n" +
 	"\rReloadRequest\"5\n" +
 	"\x0eReloadResponse\x12#\n" +
 	"\rneeds_restart\x18\x01 \x03(\tR\fneedsRestart\"\r\n" +
 	"\vStopRequest\" \n" +
 	"\fStopResponse\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\x03R\x03pidB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
+	"\x03pid\x18\x01 \x01(\x03R\x03pid\"F\n" +
+	"\x12WatchEventsRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x16\n" +
+	"\x06recent\x18\x02 \x01(\bR\x06recent\"\xe9\x04\n" +
+	"\x13WatchEventsResponse\x127\n" +
+	"\x04kind\x18\x01 \x01(\x0e2#.tokend.v1.WatchEventsResponse.KindR\x04kind\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\aprofile\x18\x03 \x01(\tR\aprofile\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12)\n" +
+	"\x06reason\x18\x05 \x01(\x0e2\x11.tokend.v1.ReasonR\x06reason\x12 \n" +
+	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\x129\n" +
+	"\n" +
+	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x16\n" +
+	"\x06missed\x18\b \x01(\x05R\x06missed\"\x94\x02\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fKIND_TOKEN_MADE\x10\x01\x12\x16\n" +
+	"\x12KIND_TOKEN_RENEWED\x10\x02\x12\x15\n" +
+	"\x11KIND_TOKEN_FAILED\x10\x03\x12\x17\n" +
+	"\x13KIND_TOKEN_REPORTED\x10\x04\x12\x16\n" +
+	"\x12KIND_SESSION_BEGUN\x10\x05\x12\x16\n" +
+	"\x12KIND_SESSION_ENDED\x10\x06\x12\x18\n" +
+	"\x14KIND_SESSION_UNSAVED\x10\a\x12\x16\n" +
+	"\x12KIND_SESSION_SAVED\x10\b\x12\x16\n" +
+	"\x12KIND_PROFILE_RESET\x10\t\x12\x0e\n" +
+	"\n" +
+	"KIND_WOKEN\x10\n" +
+	"\x12\x0f\n" +
+	"\vKIND_MISSED\x10\vB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
 
 var (
 	file_tokend_v1_daemon_proto_rawDescOnce sync.Once
@@ -953,36 +1363,50 @@ func file_tokend_v1_daemon_proto_rawDescGZIP() []byte {
 	return file_tokend_v1_daemon_proto_rawDescData
 }
 
-var file_tokend_v1_daemon_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokend_v1_daemon_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_tokend_v1_daemon_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tokend_v1_daemon_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tokend_v1_daemon_proto_goTypes = []any{
 	(GetStatusResponse_State)(0),  // 0: tokend.v1.GetStatusResponse.State
-	(*InitRequest)(nil),           // 1: tokend.v1.InitRequest
-	(*InitResponse)(nil),          // 2: tokend.v1.InitResponse
-	(*GetStatusRequest)(nil),      // 3: tokend.v1.GetStatusRequest
-	(*Setting)(nil),               // 4: tokend.v1.Setting
-	(*Protection)(nil),            // 5: tokend.v1.Protection
-	(*GetStatusResponse)(nil),     // 6: tokend.v1.GetStatusResponse
-	(*ReloadRequest)(nil),         // 7: tokend.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 8: tokend.v1.ReloadResponse
-	(*StopRequest)(nil),           // 9: tokend.v1.StopRequest
-	(*StopResponse)(nil),          // 10: tokend.v1.StopResponse
-	(*InitRequest_Start)(nil),     // 11: tokend.v1.InitRequest.Start
-	(*InitResponse_Created)(nil),  // 12: tokend.v1.InitResponse.Created
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(WatchEventsResponse_Kind)(0), // 1: tokend.v1.WatchEventsResponse.Kind
+	(*InitRequest)(nil),           // 2: tokend.v1.InitRequest
+	(*InitResponse)(nil),          // 3: tokend.v1.InitResponse
+	(*GetStatusRequest)(nil),      // 4: tokend.v1.GetStatusRequest
+	(*Setting)(nil),               // 5: tokend.v1.Setting
+	(*Protection)(nil),            // 6: tokend.v1.Protection
+	(*GetStatusResponse)(nil),     // 7: tokend.v1.GetStatusResponse
+	(*ProfileStatus)(nil),         // 8: tokend.v1.ProfileStatus
+	(*ReloadRequest)(nil),         // 9: tokend.v1.ReloadRequest
+	(*ReloadResponse)(nil),        // 10: tokend.v1.ReloadResponse
+	(*StopRequest)(nil),           // 11: tokend.v1.StopRequest
+	(*StopResponse)(nil),          // 12: tokend.v1.StopResponse
+	(*WatchEventsRequest)(nil),    // 13: tokend.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),   // 14: tokend.v1.WatchEventsResponse
+	(*InitRequest_Start)(nil),     // 15: tokend.v1.InitRequest.Start
+	(*InitResponse_Created)(nil),  // 16: tokend.v1.InitResponse.Created
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(Reason)(0),                   // 18: tokend.v1.Reason
 }
 var file_tokend_v1_daemon_proto_depIdxs = []int32{
-	11, // 0: tokend.v1.InitRequest.start:type_name -> tokend.v1.InitRequest.Start
-	12, // 1: tokend.v1.InitResponse.created:type_name -> tokend.v1.InitResponse.Created
+	15, // 0: tokend.v1.InitRequest.start:type_name -> tokend.v1.InitRequest.Start
+	16, // 1: tokend.v1.InitResponse.created:type_name -> tokend.v1.InitResponse.Created
 	0,  // 2: tokend.v1.GetStatusResponse.state:type_name -> tokend.v1.GetStatusResponse.State
-	13, // 3: tokend.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	4,  // 4: tokend.v1.GetStatusResponse.settings:type_name -> tokend.v1.Setting
-	5,  // 5: tokend.v1.GetStatusResponse.protections:type_name -> tokend.v1.Protection
-	6,  // [6:6] is the sub-list for method output_type
-	6,  // [6:6] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	17, // 3: tokend.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 4: tokend.v1.GetStatusResponse.settings:type_name -> tokend.v1.Setting
+	6,  // 5: tokend.v1.GetStatusResponse.protections:type_name -> tokend.v1.Protection
+	8,  // 6: tokend.v1.GetStatusResponse.profile_statuses:type_name -> tokend.v1.ProfileStatus
+	17, // 7: tokend.v1.ProfileStatus.expires_at:type_name -> google.protobuf.Timestamp
+	17, // 8: tokend.v1.ProfileStatus.renews_at:type_name -> google.protobuf.Timestamp
+	18, // 9: tokend.v1.ProfileStatus.reason:type_name -> tokend.v1.Reason
+	17, // 10: tokend.v1.ProfileStatus.next_try:type_name -> google.protobuf.Timestamp
+	1,  // 11: tokend.v1.WatchEventsResponse.kind:type_name -> tokend.v1.WatchEventsResponse.Kind
+	17, // 12: tokend.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	18, // 13: tokend.v1.WatchEventsResponse.reason:type_name -> tokend.v1.Reason
+	17, // 14: tokend.v1.WatchEventsResponse.expires_at:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_tokend_v1_daemon_proto_init() }
@@ -990,6 +1414,7 @@ func file_tokend_v1_daemon_proto_init() {
 	if File_tokend_v1_daemon_proto != nil {
 		return
 	}
+	file_tokend_v1_reason_proto_init()
 	file_tokend_v1_daemon_proto_msgTypes[0].OneofWrappers = []any{
 		(*InitRequest_Start_)(nil),
 	}
@@ -1001,8 +1426,8 @@ func file_tokend_v1_daemon_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokend_v1_daemon_proto_rawDesc), len(file_tokend_v1_daemon_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   12,
+			NumEnums:      2,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -79,6 +79,130 @@ func (IntrospectTokenResponse_Source) EnumDescriptor() ([]byte, []int) {
 	return file_tokend_v1_token_proto_rawDescGZIP(), []int{3, 0}
 }
 
+// Outcome is what a caller decides by.
+type ReportTokenResponse_Outcome int32
+
+const (
+	ReportTokenResponse_OUTCOME_UNSPECIFIED ReportTokenResponse_Outcome = 0
+	// The token is handed out no more: GetToken gives another one, or says why
+	// there is none. Repeating the request with it is worth while, once.
+	ReportTokenResponse_OUTCOME_EVICTED ReportTokenResponse_Outcome = 1
+	// The token is not the one that GetToken gives now: somebody has reported it
+	// before, or it has been renewed. As for OUTCOME_EVICTED.
+	ReportTokenResponse_OUTCOME_SUPERSEDED ReportTokenResponse_Outcome = 2
+	// The token stays: another one would be refused as well. `message` says what
+	// the API complains of, `error` its code.
+	ReportTokenResponse_OUTCOME_KEPT ReportTokenResponse_Outcome = 3
+	// The token stays for retry_after, because it replaces one that was reported
+	// moments ago: the API refuses new tokens, too.
+	ReportTokenResponse_OUTCOME_TOO_SOON ReportTokenResponse_Outcome = 4
+)
+
+// Enum value maps for ReportTokenResponse_Outcome.
+var (
+	ReportTokenResponse_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_EVICTED",
+		2: "OUTCOME_SUPERSEDED",
+		3: "OUTCOME_KEPT",
+		4: "OUTCOME_TOO_SOON",
+	}
+	ReportTokenResponse_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_EVICTED":     1,
+		"OUTCOME_SUPERSEDED":  2,
+		"OUTCOME_KEPT":        3,
+		"OUTCOME_TOO_SOON":    4,
+	}
+)
+
+func (x ReportTokenResponse_Outcome) Enum() *ReportTokenResponse_Outcome {
+	p := new(ReportTokenResponse_Outcome)
+	*p = x
+	return p
+}
+
+func (x ReportTokenResponse_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReportTokenResponse_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokend_v1_token_proto_enumTypes[1].Descriptor()
+}
+
+func (ReportTokenResponse_Outcome) Type() protoreflect.EnumType {
+	return &file_tokend_v1_token_proto_enumTypes[1]
+}
+
+func (x ReportTokenResponse_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReportTokenResponse_Outcome.Descriptor instead.
+func (ReportTokenResponse_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{9, 0}
+}
+
+// Level says how it bears on the token.
+type Finding_Level int32
+
+const (
+	Finding_LEVEL_UNSPECIFIED Finding_Level = 0
+	// It is so.
+	Finding_LEVEL_INFO Finding_Level = 1
+	// It was checked, and is as it should be.
+	Finding_LEVEL_OK Finding_Level = 2
+	// It may become a problem.
+	Finding_LEVEL_WARNING Finding_Level = 3
+	// It keeps a token from being had or renewed.
+	Finding_LEVEL_PROBLEM Finding_Level = 4
+)
+
+// Enum value maps for Finding_Level.
+var (
+	Finding_Level_name = map[int32]string{
+		0: "LEVEL_UNSPECIFIED",
+		1: "LEVEL_INFO",
+		2: "LEVEL_OK",
+		3: "LEVEL_WARNING",
+		4: "LEVEL_PROBLEM",
+	}
+	Finding_Level_value = map[string]int32{
+		"LEVEL_UNSPECIFIED": 0,
+		"LEVEL_INFO":        1,
+		"LEVEL_OK":          2,
+		"LEVEL_WARNING":     3,
+		"LEVEL_PROBLEM":     4,
+	}
+)
+
+func (x Finding_Level) Enum() *Finding_Level {
+	p := new(Finding_Level)
+	*p = x
+	return p
+}
+
+func (x Finding_Level) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Finding_Level) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokend_v1_token_proto_enumTypes[2].Descriptor()
+}
+
+func (Finding_Level) Type() protoreflect.EnumType {
+	return &file_tokend_v1_token_proto_enumTypes[2]
+}
+
+func (x Finding_Level) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Finding_Level.Descriptor instead.
+func (Finding_Level) EnumDescriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{15, 0}
+}
+
 // GetTokenRequest asks for an access token. Two requests that are equal in
 // profile, scopes (as a set), audience and resource share one token; others
 // never do.
@@ -738,6 +862,812 @@ func (x *CreateDPoPProofResponse) GetProof() string {
 	return ""
 }
 
+// ReportTokenRequest says that an API has refused a token.
+type ReportTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the profile that the token is of. Required.
+	Profile string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// The refused token. It or its fingerprint is required.
+	AccessToken string `protobuf:"bytes,2,opt,name=access_token,json=accessToken,proto3" json:"access_token,omitempty"`
+	// Its fingerprint, as in GetTokenResponse.
+	Fingerprint string `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// HTTP status of the API's answer. 0: not known, taken for 401.
+	HttpStatus int32 `protobuf:"varint,4,opt,name=http_status,json=httpStatus,proto3" json:"http_status,omitempty"`
+	// The values of the answer's WWW-Authenticate fields (RFC 9110 11.6.1, RFC
+	// 6750 3), at most 8 KiB together; none where it had none.
+	WwwAuthenticate []string `protobuf:"bytes,5,rep,name=www_authenticate,json=wwwAuthenticate,proto3" json:"www_authenticate,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ReportTokenRequest) Reset() {
+	*x = ReportTokenRequest{}
+	mi := &file_tokend_v1_token_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportTokenRequest) ProtoMessage() {}
+
+func (x *ReportTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportTokenRequest.ProtoReflect.Descriptor instead.
+func (*ReportTokenRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReportTokenRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *ReportTokenRequest) GetAccessToken() string {
+	if x != nil {
+		return x.AccessToken
+	}
+	return ""
+}
+
+func (x *ReportTokenRequest) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *ReportTokenRequest) GetHttpStatus() int32 {
+	if x != nil {
+		return x.HttpStatus
+	}
+	return 0
+}
+
+func (x *ReportTokenRequest) GetWwwAuthenticate() []string {
+	if x != nil {
+		return x.WwwAuthenticate
+	}
+	return nil
+}
+
+// ReportTokenResponse says what came of a report.
+type ReportTokenResponse struct {
+	state   protoimpl.MessageState      `protogen:"open.v1"`
+	Outcome ReportTokenResponse_Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=tokend.v1.ReportTokenResponse_Outcome" json:"outcome,omitempty"`
+	// One line for a person.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// The error code of the challenge (RFC 6750 3.1), or empty.
+	Error string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// Scopes that the API asks for (insufficient_scope), where it names them: a
+	// login with them is what helps.
+	Scopes []string `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// How long no other token will be made (OUTCOME_TOO_SOON).
+	RetryAfter    *durationpb.Duration `protobuf:"bytes,5,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportTokenResponse) Reset() {
+	*x = ReportTokenResponse{}
+	mi := &file_tokend_v1_token_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportTokenResponse) ProtoMessage() {}
+
+func (x *ReportTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportTokenResponse.ProtoReflect.Descriptor instead.
+func (*ReportTokenResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReportTokenResponse) GetOutcome() ReportTokenResponse_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ReportTokenResponse_OUTCOME_UNSPECIFIED
+}
+
+func (x *ReportTokenResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ReportTokenResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ReportTokenResponse) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ReportTokenResponse) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
+// WatchTokenRequest names the tokens to watch.
+type WatchTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 of them.
+	Tokens        []*WatchedToken `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTokenRequest) Reset() {
+	*x = WatchTokenRequest{}
+	mi := &file_tokend_v1_token_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTokenRequest) ProtoMessage() {}
+
+func (x *WatchTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTokenRequest.ProtoReflect.Descriptor instead.
+func (*WatchTokenRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WatchTokenRequest) GetTokens() []*WatchedToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+// WatchedToken is one token, named as in GetTokenRequest.
+type WatchedToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the profile, which need not exist yet. Required.
+	Profile       string   `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	Scopes        []string `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Audience      string   `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
+	Resource      string   `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchedToken) Reset() {
+	*x = WatchedToken{}
+	mi := &file_tokend_v1_token_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchedToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchedToken) ProtoMessage() {}
+
+func (x *WatchedToken) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchedToken.ProtoReflect.Descriptor instead.
+func (*WatchedToken) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *WatchedToken) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *WatchedToken) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *WatchedToken) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *WatchedToken) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+// WatchTokenResponse is one change of one watched token. The first one of each
+// comes as soon as it is known. A client that reads slowly misses what has been
+// superseded meanwhile, never the last state.
+type WatchTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which of the request's tokens, from 0.
+	Index int32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Its profile.
+	Profile string `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*WatchTokenResponse_Token
+	//	*WatchTokenResponse_Problem
+	Event         isWatchTokenResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTokenResponse) Reset() {
+	*x = WatchTokenResponse{}
+	mi := &file_tokend_v1_token_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTokenResponse) ProtoMessage() {}
+
+func (x *WatchTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTokenResponse.ProtoReflect.Descriptor instead.
+func (*WatchTokenResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WatchTokenResponse) GetIndex() int32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *WatchTokenResponse) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *WatchTokenResponse) GetEvent() isWatchTokenResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchTokenResponse) GetToken() *GetTokenResponse {
+	if x != nil {
+		if x, ok := x.Event.(*WatchTokenResponse_Token); ok {
+			return x.Token
+		}
+	}
+	return nil
+}
+
+func (x *WatchTokenResponse) GetProblem() *Problem {
+	if x != nil {
+		if x, ok := x.Event.(*WatchTokenResponse_Problem); ok {
+			return x.Problem
+		}
+	}
+	return nil
+}
+
+type isWatchTokenResponse_Event interface {
+	isWatchTokenResponse_Event()
+}
+
+type WatchTokenResponse_Token struct {
+	// A token to use from now on: a new one, sent before the one before it ends,
+	// or the same again once a problem is over.
+	Token *GetTokenResponse `protobuf:"bytes,3,opt,name=token,proto3,oneof"`
+}
+
+type WatchTokenResponse_Problem struct {
+	// Why there is none, or none to follow the one that was sent last.
+	Problem *Problem `protobuf:"bytes,4,opt,name=problem,proto3,oneof"`
+}
+
+func (*WatchTokenResponse_Token) isWatchTokenResponse_Event() {}
+
+func (*WatchTokenResponse_Problem) isWatchTokenResponse_Event() {}
+
+// Problem is why there is no token, or no new one: what the call that asks for it
+// would fail with.
+type Problem struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason Reason                 `protobuf:"varint,1,opt,name=reason,proto3,enum=tokend.v1.Reason" json:"reason,omitempty"`
+	// One line for a person, without a hint of what to do next.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// The variable of the profile to look at first, or empty.
+	Variable string `protobuf:"bytes,3,opt,name=variable,proto3" json:"variable,omitempty"`
+	// The error code of the authorization server (RFC 6749 5.2), or empty.
+	OauthError string `protobuf:"bytes,4,opt,name=oauth_error,json=oauthError,proto3" json:"oauth_error,omitempty"`
+	// When it is tried again at the earliest; unset: when something changes.
+	RetryAfter *durationpb.Duration `protobuf:"bytes,5,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	// The token that was sent last is still good.
+	TokenLives    bool `protobuf:"varint,6,opt,name=token_lives,json=tokenLives,proto3" json:"token_lives,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Problem) Reset() {
+	*x = Problem{}
+	mi := &file_tokend_v1_token_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Problem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Problem) ProtoMessage() {}
+
+func (x *Problem) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Problem.ProtoReflect.Descriptor instead.
+func (*Problem) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Problem) GetReason() Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Reason_REASON_UNSPECIFIED
+}
+
+func (x *Problem) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Problem) GetVariable() string {
+	if x != nil {
+		return x.Variable
+	}
+	return ""
+}
+
+func (x *Problem) GetOauthError() string {
+	if x != nil {
+		return x.OauthError
+	}
+	return ""
+}
+
+func (x *Problem) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
+func (x *Problem) GetTokenLives() bool {
+	if x != nil {
+		return x.TokenLives
+	}
+	return false
+}
+
+// ExplainTokenRequest asks why there is a token, or none.
+type ExplainTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the profile. Required.
+	Profile string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Which of its tokens, as in GetTokenRequest.
+	Scopes   []string `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Audience string   `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
+	Resource string   `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Ask the network as well: names, TLS, the server's clock and its metadata. No
+	// credential is sent, and no token asked for.
+	Live          bool `protobuf:"varint,5,opt,name=live,proto3" json:"live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainTokenRequest) Reset() {
+	*x = ExplainTokenRequest{}
+	mi := &file_tokend_v1_token_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainTokenRequest) ProtoMessage() {}
+
+func (x *ExplainTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainTokenRequest.ProtoReflect.Descriptor instead.
+func (*ExplainTokenRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExplainTokenRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *ExplainTokenRequest) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ExplainTokenRequest) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *ExplainTokenRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ExplainTokenRequest) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+// Finding is one thing that explains a token.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Level Finding_Level          `protobuf:"varint,1,opt,name=level,proto3,enum=tokend.v1.Finding_Level" json:"level,omitempty"`
+	// What it is about: one lower-case word, such as "trust", "session", "clock".
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// One line for a person.
+	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_tokend_v1_token_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Finding) GetLevel() Finding_Level {
+	if x != nil {
+		return x.Level
+	}
+	return Finding_LEVEL_UNSPECIFIED
+}
+
+func (x *Finding) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Finding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// ExplainTokenResponse says what bears on a token, in the order in which it comes
+// to be.
+type ExplainTokenResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Findings []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	// What GetToken would fail with now, without asking anybody; unset where it has
+	// a token, or would ask the authorization server for one.
+	Problem *Problem `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Of the token that is held and still good: its fingerprint, when it ends, and
+	// when it is to be renewed; unset where there is none, or nothing is planned.
+	Fingerprint string                 `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	ExpiresAt   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	RenewsAt    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=renews_at,json=renewsAt,proto3" json:"renews_at,omitempty"`
+	// The token request as a command for a shell, secrets left out; empty where the
+	// profile's text cannot be used, or has not been trusted.
+	Curl          string `protobuf:"bytes,6,opt,name=curl,proto3" json:"curl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainTokenResponse) Reset() {
+	*x = ExplainTokenResponse{}
+	mi := &file_tokend_v1_token_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainTokenResponse) ProtoMessage() {}
+
+func (x *ExplainTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainTokenResponse.ProtoReflect.Descriptor instead.
+func (*ExplainTokenResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ExplainTokenResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *ExplainTokenResponse) GetProblem() *Problem {
+	if x != nil {
+		return x.Problem
+	}
+	return nil
+}
+
+func (x *ExplainTokenResponse) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *ExplainTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *ExplainTokenResponse) GetRenewsAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RenewsAt
+	}
+	return nil
+}
+
+func (x *ExplainTokenResponse) GetCurl() string {
+	if x != nil {
+		return x.Curl
+	}
+	return ""
+}
+
+// ResetProfileRequest asks to forget what the authorization server has refused.
+type ResetProfileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the profile. Required.
+	Profile       string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetProfileRequest) Reset() {
+	*x = ResetProfileRequest{}
+	mi := &file_tokend_v1_token_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetProfileRequest) ProtoMessage() {}
+
+func (x *ResetProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetProfileRequest.ProtoReflect.Descriptor instead.
+func (*ResetProfileRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ResetProfileRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+// ResetProfileResponse answers when that is done.
+type ResetProfileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// There was something to forget.
+	Reopened      bool `protobuf:"varint,1,opt,name=reopened,proto3" json:"reopened,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetProfileResponse) Reset() {
+	*x = ResetProfileResponse{}
+	mi := &file_tokend_v1_token_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetProfileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetProfileResponse) ProtoMessage() {}
+
+func (x *ResetProfileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_token_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetProfileResponse.ProtoReflect.Descriptor instead.
+func (*ResetProfileResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_token_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ResetProfileResponse) GetReopened() bool {
+	if x != nil {
+		return x.Reopened
+	}
+	return false
+}
+
 // Revocation is about one profile.
 type RevokeTokensResponse_Revocation struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -756,7 +1686,7 @@ type RevokeTokensResponse_Revocation struct {
 
 func (x *RevokeTokensResponse_Revocation) Reset() {
 	*x = RevokeTokensResponse_Revocation{}
-	mi := &file_tokend_v1_token_proto_msgTypes[8]
+	mi := &file_tokend_v1_token_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +1698,7 @@ func (x *RevokeTokensResponse_Revocation) String() string {
 func (*RevokeTokensResponse_Revocation) ProtoMessage() {}
 
 func (x *RevokeTokensResponse_Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_token_proto_msgTypes[8]
+	mi := &file_tokend_v1_token_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +1746,7 @@ var File_tokend_v1_token_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_token_proto_rawDesc = "" +
 	"\n" +
-	"\x15tokend/v1/token.proto\x12\ttokend.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\x01\n" +
+	"\x15tokend/v1/token.proto\x12\ttokend.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tokend/v1/reason.proto\"\xea\x01\n" +
 	"\x0fGetTokenRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x16\n" +
 	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
@@ -883,7 +1813,79 @@ const file_tokend_v1_token_proto_rawDesc = "" +
 	"\x03url\x18\x04 \x01(\tR\x03url\x12\x14\n" +
 	"\x05nonce\x18\x05 \x01(\tR\x05nonce\"/\n" +
 	"\x17CreateDPoPProofResponse\x12\x14\n" +
-	"\x05proof\x18\x01 \x01(\tR\x05proofB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
+	"\x05proof\x18\x01 \x01(\tR\x05proof\"\xbf\x01\n" +
+	"\x12ReportTokenRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12!\n" +
+	"\faccess_token\x18\x02 \x01(\tR\vaccessToken\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\tR\vfingerprint\x12\x1f\n" +
+	"\vhttp_status\x18\x04 \x01(\x05R\n" +
+	"httpStatus\x12)\n" +
+	"\x10www_authenticate\x18\x05 \x03(\tR\x0fwwwAuthenticate\"\xd4\x02\n" +
+	"\x13ReportTokenResponse\x12@\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2&.tokend.v1.ReportTokenResponse.OutcomeR\aoutcome\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12\x16\n" +
+	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x12:\n" +
+	"\vretry_after\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\"w\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fOUTCOME_EVICTED\x10\x01\x12\x16\n" +
+	"\x12OUTCOME_SUPERSEDED\x10\x02\x12\x10\n" +
+	"\fOUTCOME_KEPT\x10\x03\x12\x14\n" +
+	"\x10OUTCOME_TOO_SOON\x10\x04\"D\n" +
+	"\x11WatchTokenRequest\x12/\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x17.tokend.v1.WatchedTokenR\x06tokens\"x\n" +
+	"\fWatchedToken\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x16\n" +
+	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
+	"\baudience\x18\x03 \x01(\tR\baudience\x12\x1a\n" +
+	"\bresource\x18\x04 \x01(\tR\bresource\"\xb2\x01\n" +
+	"\x12WatchTokenResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x05R\x05index\x12\x18\n" +
+	"\aprofile\x18\x02 \x01(\tR\aprofile\x123\n" +
+	"\x05token\x18\x03 \x01(\v2\x1b.tokend.v1.GetTokenResponseH\x00R\x05token\x12.\n" +
+	"\aproblem\x18\x04 \x01(\v2\x12.tokend.v1.ProblemH\x00R\aproblemB\a\n" +
+	"\x05event\"\xe8\x01\n" +
+	"\aProblem\x12)\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x11.tokend.v1.ReasonR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1a\n" +
+	"\bvariable\x18\x03 \x01(\tR\bvariable\x12\x1f\n" +
+	"\voauth_error\x18\x04 \x01(\tR\n" +
+	"oauthError\x12:\n" +
+	"\vretry_after\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\x12\x1f\n" +
+	"\vtoken_lives\x18\x06 \x01(\bR\n" +
+	"tokenLives\"\x93\x01\n" +
+	"\x13ExplainTokenRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x16\n" +
+	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
+	"\baudience\x18\x03 \x01(\tR\baudience\x12\x1a\n" +
+	"\bresource\x18\x04 \x01(\tR\bresource\x12\x12\n" +
+	"\x04live\x18\x05 \x01(\bR\x04live\"\xc7\x01\n" +
+	"\aFinding\x12.\n" +
+	"\x05level\x18\x01 \x01(\x0e2\x18.tokend.v1.Finding.LevelR\x05level\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"b\n" +
+	"\x05Level\x12\x15\n" +
+	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"LEVEL_INFO\x10\x01\x12\f\n" +
+	"\bLEVEL_OK\x10\x02\x12\x11\n" +
+	"\rLEVEL_WARNING\x10\x03\x12\x11\n" +
+	"\rLEVEL_PROBLEM\x10\x04\"\x9e\x02\n" +
+	"\x14ExplainTokenResponse\x12.\n" +
+	"\bfindings\x18\x01 \x03(\v2\x12.tokend.v1.FindingR\bfindings\x12,\n" +
+	"\aproblem\x18\x02 \x01(\v2\x12.tokend.v1.ProblemR\aproblem\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\tR\vfingerprint\x129\n" +
+	"\n" +
+	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x127\n" +
+	"\trenews_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\brenewsAt\x12\x12\n" +
+	"\x04curl\x18\x06 \x01(\tR\x04curl\"/\n" +
+	"\x13ResetProfileRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\"2\n" +
+	"\x14ResetProfileResponse\x12\x1a\n" +
+	"\breopened\x18\x01 \x01(\bR\breopenedB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
 
 var (
 	file_tokend_v1_token_proto_rawDescOnce sync.Once
@@ -897,35 +1899,61 @@ func file_tokend_v1_token_proto_rawDescGZIP() []byte {
 	return file_tokend_v1_token_proto_rawDescData
 }
 
-var file_tokend_v1_token_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokend_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tokend_v1_token_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_tokend_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_tokend_v1_token_proto_goTypes = []any{
 	(IntrospectTokenResponse_Source)(0),     // 0: tokend.v1.IntrospectTokenResponse.Source
-	(*GetTokenRequest)(nil),                 // 1: tokend.v1.GetTokenRequest
-	(*GetTokenResponse)(nil),                // 2: tokend.v1.GetTokenResponse
-	(*IntrospectTokenRequest)(nil),          // 3: tokend.v1.IntrospectTokenRequest
-	(*IntrospectTokenResponse)(nil),         // 4: tokend.v1.IntrospectTokenResponse
-	(*RevokeTokensRequest)(nil),             // 5: tokend.v1.RevokeTokensRequest
-	(*RevokeTokensResponse)(nil),            // 6: tokend.v1.RevokeTokensResponse
-	(*CreateDPoPProofRequest)(nil),          // 7: tokend.v1.CreateDPoPProofRequest
-	(*CreateDPoPProofResponse)(nil),         // 8: tokend.v1.CreateDPoPProofResponse
-	(*RevokeTokensResponse_Revocation)(nil), // 9: tokend.v1.RevokeTokensResponse.Revocation
-	(*durationpb.Duration)(nil),             // 10: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),           // 11: google.protobuf.Timestamp
+	(ReportTokenResponse_Outcome)(0),        // 1: tokend.v1.ReportTokenResponse.Outcome
+	(Finding_Level)(0),                      // 2: tokend.v1.Finding.Level
+	(*GetTokenRequest)(nil),                 // 3: tokend.v1.GetTokenRequest
+	(*GetTokenResponse)(nil),                // 4: tokend.v1.GetTokenResponse
+	(*IntrospectTokenRequest)(nil),          // 5: tokend.v1.IntrospectTokenRequest
+	(*IntrospectTokenResponse)(nil),         // 6: tokend.v1.IntrospectTokenResponse
+	(*RevokeTokensRequest)(nil),             // 7: tokend.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),            // 8: tokend.v1.RevokeTokensResponse
+	(*CreateDPoPProofRequest)(nil),          // 9: tokend.v1.CreateDPoPProofRequest
+	(*CreateDPoPProofResponse)(nil),         // 10: tokend.v1.CreateDPoPProofResponse
+	(*ReportTokenRequest)(nil),              // 11: tokend.v1.ReportTokenRequest
+	(*ReportTokenResponse)(nil),             // 12: tokend.v1.ReportTokenResponse
+	(*WatchTokenRequest)(nil),               // 13: tokend.v1.WatchTokenRequest
+	(*WatchedToken)(nil),                    // 14: tokend.v1.WatchedToken
+	(*WatchTokenResponse)(nil),              // 15: tokend.v1.WatchTokenResponse
+	(*Problem)(nil),                         // 16: tokend.v1.Problem
+	(*ExplainTokenRequest)(nil),             // 17: tokend.v1.ExplainTokenRequest
+	(*Finding)(nil),                         // 18: tokend.v1.Finding
+	(*ExplainTokenResponse)(nil),            // 19: tokend.v1.ExplainTokenResponse
+	(*ResetProfileRequest)(nil),             // 20: tokend.v1.ResetProfileRequest
+	(*ResetProfileResponse)(nil),            // 21: tokend.v1.ResetProfileResponse
+	(*RevokeTokensResponse_Revocation)(nil), // 22: tokend.v1.RevokeTokensResponse.Revocation
+	(*durationpb.Duration)(nil),             // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),           // 24: google.protobuf.Timestamp
+	(Reason)(0),                             // 25: tokend.v1.Reason
 }
 var file_tokend_v1_token_proto_depIdxs = []int32{
-	10, // 0: tokend.v1.GetTokenRequest.min_valid:type_name -> google.protobuf.Duration
-	11, // 1: tokend.v1.GetTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	10, // 2: tokend.v1.GetTokenResponse.expires_in:type_name -> google.protobuf.Duration
-	10, // 3: tokend.v1.GetTokenResponse.lifetime:type_name -> google.protobuf.Duration
+	23, // 0: tokend.v1.GetTokenRequest.min_valid:type_name -> google.protobuf.Duration
+	24, // 1: tokend.v1.GetTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	23, // 2: tokend.v1.GetTokenResponse.expires_in:type_name -> google.protobuf.Duration
+	23, // 3: tokend.v1.GetTokenResponse.lifetime:type_name -> google.protobuf.Duration
 	0,  // 4: tokend.v1.IntrospectTokenResponse.source:type_name -> tokend.v1.IntrospectTokenResponse.Source
-	11, // 5: tokend.v1.IntrospectTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	9,  // 6: tokend.v1.RevokeTokensResponse.revocations:type_name -> tokend.v1.RevokeTokensResponse.Revocation
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	24, // 5: tokend.v1.IntrospectTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	22, // 6: tokend.v1.RevokeTokensResponse.revocations:type_name -> tokend.v1.RevokeTokensResponse.Revocation
+	1,  // 7: tokend.v1.ReportTokenResponse.outcome:type_name -> tokend.v1.ReportTokenResponse.Outcome
+	23, // 8: tokend.v1.ReportTokenResponse.retry_after:type_name -> google.protobuf.Duration
+	14, // 9: tokend.v1.WatchTokenRequest.tokens:type_name -> tokend.v1.WatchedToken
+	4,  // 10: tokend.v1.WatchTokenResponse.token:type_name -> tokend.v1.GetTokenResponse
+	16, // 11: tokend.v1.WatchTokenResponse.problem:type_name -> tokend.v1.Problem
+	25, // 12: tokend.v1.Problem.reason:type_name -> tokend.v1.Reason
+	23, // 13: tokend.v1.Problem.retry_after:type_name -> google.protobuf.Duration
+	2,  // 14: tokend.v1.Finding.level:type_name -> tokend.v1.Finding.Level
+	18, // 15: tokend.v1.ExplainTokenResponse.findings:type_name -> tokend.v1.Finding
+	16, // 16: tokend.v1.ExplainTokenResponse.problem:type_name -> tokend.v1.Problem
+	24, // 17: tokend.v1.ExplainTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	24, // 18: tokend.v1.ExplainTokenResponse.renews_at:type_name -> google.protobuf.Timestamp
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_tokend_v1_token_proto_init() }
@@ -933,13 +1961,18 @@ func file_tokend_v1_token_proto_init() {
 	if File_tokend_v1_token_proto != nil {
 		return
 	}
+	file_tokend_v1_reason_proto_init()
+	file_tokend_v1_token_proto_msgTypes[12].OneofWrappers = []any{
+		(*WatchTokenResponse_Token)(nil),
+		(*WatchTokenResponse_Problem)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokend_v1_token_proto_rawDesc), len(file_tokend_v1_token_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   9,
+			NumEnums:      3,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,34 +25,39 @@ var File_tokend_v1_daemon_service_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_daemon_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1etokend/v1/daemon_service.proto\x12\ttokend.v1\x1a\x16tokend/v1/daemon.proto2\x8c\x02\n" +
+	"\x1etokend/v1/daemon_service.proto\x12\ttokend.v1\x1a\x16tokend/v1/daemon.proto2\xdc\x02\n" +
 	"\rDaemonService\x12;\n" +
 	"\x04Init\x12\x16.tokend.v1.InitRequest\x1a\x17.tokend.v1.InitResponse(\x010\x01\x12F\n" +
 	"\tGetStatus\x12\x1b.tokend.v1.GetStatusRequest\x1a\x1c.tokend.v1.GetStatusResponse\x12=\n" +
 	"\x06Reload\x12\x18.tokend.v1.ReloadRequest\x1a\x19.tokend.v1.ReloadResponse\x127\n" +
-	"\x04Stop\x12\x16.tokend.v1.StopRequest\x1a\x17.tokend.v1.StopResponseB2Z0tokend/proto/tokend/v1/tokendv1grpc;tokendv1grpcb\x06proto3"
+	"\x04Stop\x12\x16.tokend.v1.StopRequest\x1a\x17.tokend.v1.StopResponse\x12N\n" +
+	"\vWatchEvents\x12\x1d.tokend.v1.WatchEventsRequest\x1a\x1e.tokend.v1.WatchEventsResponse0\x01B2Z0tokend/proto/tokend/v1/tokendv1grpc;tokendv1grpcb\x06proto3"
 
 var file_tokend_v1_daemon_service_proto_goTypes = []any{
-	(*v1.InitRequest)(nil),       // 0: tokend.v1.InitRequest
-	(*v1.GetStatusRequest)(nil),  // 1: tokend.v1.GetStatusRequest
-	(*v1.ReloadRequest)(nil),     // 2: tokend.v1.ReloadRequest
-	(*v1.StopRequest)(nil),       // 3: tokend.v1.StopRequest
-	(*v1.InitResponse)(nil),      // 4: tokend.v1.InitResponse
-	(*v1.GetStatusResponse)(nil), // 5: tokend.v1.GetStatusResponse
-	(*v1.ReloadResponse)(nil),    // 6: tokend.v1.ReloadResponse
-	(*v1.StopResponse)(nil),      // 7: tokend.v1.StopResponse
+	(*v1.InitRequest)(nil),         // 0: tokend.v1.InitRequest
+	(*v1.GetStatusRequest)(nil),    // 1: tokend.v1.GetStatusRequest
+	(*v1.ReloadRequest)(nil),       // 2: tokend.v1.ReloadRequest
+	(*v1.StopRequest)(nil),         // 3: tokend.v1.StopRequest
+	(*v1.WatchEventsRequest)(nil),  // 4: tokend.v1.WatchEventsRequest
+	(*v1.InitResponse)(nil),        // 5: tokend.v1.InitResponse
+	(*v1.GetStatusResponse)(nil),   // 6: tokend.v1.GetStatusResponse
+	(*v1.ReloadResponse)(nil),      // 7: tokend.v1.ReloadResponse
+	(*v1.StopResponse)(nil),        // 8: tokend.v1.StopResponse
+	(*v1.WatchEventsResponse)(nil), // 9: tokend.v1.WatchEventsResponse
 }
 var file_tokend_v1_daemon_service_proto_depIdxs = []int32{
 	0, // 0: tokend.v1.DaemonService.Init:input_type -> tokend.v1.InitRequest
 	1, // 1: tokend.v1.DaemonService.GetStatus:input_type -> tokend.v1.GetStatusRequest
 	2, // 2: tokend.v1.DaemonService.Reload:input_type -> tokend.v1.ReloadRequest
 	3, // 3: tokend.v1.DaemonService.Stop:input_type -> tokend.v1.StopRequest
-	4, // 4: tokend.v1.DaemonService.Init:output_type -> tokend.v1.InitResponse
-	5, // 5: tokend.v1.DaemonService.GetStatus:output_type -> tokend.v1.GetStatusResponse
-	6, // 6: tokend.v1.DaemonService.Reload:output_type -> tokend.v1.ReloadResponse
-	7, // 7: tokend.v1.DaemonService.Stop:output_type -> tokend.v1.StopResponse
-	4, // [4:8] is the sub-list for method output_type
-	0, // [0:4] is the sub-list for method input_type
+	4, // 4: tokend.v1.DaemonService.WatchEvents:input_type -> tokend.v1.WatchEventsRequest
+	5, // 5: tokend.v1.DaemonService.Init:output_type -> tokend.v1.InitResponse
+	6, // 6: tokend.v1.DaemonService.GetStatus:output_type -> tokend.v1.GetStatusResponse
+	7, // 7: tokend.v1.DaemonService.Reload:output_type -> tokend.v1.ReloadResponse
+	8, // 8: tokend.v1.DaemonService.Stop:output_type -> tokend.v1.StopResponse
+	9, // 9: tokend.v1.DaemonService.WatchEvents:output_type -> tokend.v1.WatchEventsResponse
+	5, // [5:10] is the sub-list for method output_type
+	0, // [0:5] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name

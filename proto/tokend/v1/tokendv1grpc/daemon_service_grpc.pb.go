@@ -20,10 +20,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DaemonService_Init_FullMethodName      = "/tokend.v1.DaemonService/Init"
-	DaemonService_GetStatus_FullMethodName = "/tokend.v1.DaemonService/GetStatus"
-	DaemonService_Reload_FullMethodName    = "/tokend.v1.DaemonService/Reload"
-	DaemonService_Stop_FullMethodName      = "/tokend.v1.DaemonService/Stop"
+	DaemonService_Init_FullMethodName        = "/tokend.v1.DaemonService/Init"
+	DaemonService_GetStatus_FullMethodName   = "/tokend.v1.DaemonService/GetStatus"
+	DaemonService_Reload_FullMethodName      = "/tokend.v1.DaemonService/Reload"
+	DaemonService_Stop_FullMethodName        = "/tokend.v1.DaemonService/Stop"
+	DaemonService_WatchEvents_FullMethodName = "/tokend.v1.DaemonService/WatchEvents"
 )
 
 // DaemonServiceClient is the client API for DaemonService service.
@@ -47,6 +48,11 @@ type DaemonServiceClient interface {
 	// or after 10 s. Reasons: STORE_UNAVAILABLE, once, where a session is in memory
 	// only and would be lost; the next Stop is obeyed.
 	Stop(ctx context.Context, in *v1.StopRequest, opts ...grpc.CallOption) (*v1.StopResponse, error)
+	// WatchEvents sends what happens to tokens and sessions, as it happens, for as
+	// long as the client likes. There is no secret in it. A client that reads slowly
+	// is told how many it has missed. Reasons: THROTTLED (too many watch already),
+	// SETTINGS_INVALID, REQUEST_INVALID.
+	WatchEvents(ctx context.Context, in *v1.WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.WatchEventsResponse], error)
 }
 
 type daemonServiceClient struct {
@@ -100,6 +106,25 @@ func (c *daemonServiceClient) Stop(ctx context.Context, in *v1.StopRequest, opts
 	return out, nil
 }
 
+func (c *daemonServiceClient) WatchEvents(ctx context.Context, in *v1.WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.WatchEventsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DaemonService_ServiceDesc.Streams[1], DaemonService_WatchEvents_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.WatchEventsRequest, v1.WatchEventsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DaemonService_WatchEventsClient = grpc.ServerStreamingClient[v1.WatchEventsResponse]
+
 // DaemonServiceServer is the server API for DaemonService service.
 // All implementations must embed UnimplementedDaemonServiceServer
 // for forward compatibility.
@@ -121,6 +146,11 @@ type DaemonServiceServer interface {
 	// or after 10 s. Reasons: STORE_UNAVAILABLE, once, where a session is in memory
 	// only and would be lost; the next Stop is obeyed.
 	Stop(context.Context, *v1.StopRequest) (*v1.StopResponse, error)
+	// WatchEvents sends what happens to tokens and sessions, as it happens, for as
+	// long as the client likes. There is no secret in it. A client that reads slowly
+	// is told how many it has missed. Reasons: THROTTLED (too many watch already),
+	// SETTINGS_INVALID, REQUEST_INVALID.
+	WatchEvents(*v1.WatchEventsRequest, grpc.ServerStreamingServer[v1.WatchEventsResponse]) error
 	mustEmbedUnimplementedDaemonServiceServer()
 }
 
@@ -142,6 +172,9 @@ func (UnimplementedDaemonServiceServer) Reload(context.Context, *v1.ReloadReques
 }
 func (UnimplementedDaemonServiceServer) Stop(context.Context, *v1.StopRequest) (*v1.StopResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stop not implemented")
+}
+func (UnimplementedDaemonServiceServer) WatchEvents(*v1.WatchEventsRequest, grpc.ServerStreamingServer[v1.WatchEventsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
 }
 func (UnimplementedDaemonServiceServer) mustEmbedUnimplementedDaemonServiceServer() {}
 func (UnimplementedDaemonServiceServer) testEmbeddedByValue()                       {}
@@ -225,6 +258,17 @@ func _DaemonService_Stop_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DaemonService_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(v1.WatchEventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DaemonServiceServer).WatchEvents(m, &grpc.GenericServerStream[v1.WatchEventsRequest, v1.WatchEventsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DaemonService_WatchEventsServer = grpc.ServerStreamingServer[v1.WatchEventsResponse]
+
 // DaemonService_ServiceDesc is the grpc.ServiceDesc for DaemonService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -251,6 +295,11 @@ var DaemonService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _DaemonService_Init_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "WatchEvents",
+			Handler:       _DaemonService_WatchEvents_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "tokend/v1/daemon_service.proto",

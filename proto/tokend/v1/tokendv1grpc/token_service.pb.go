@@ -25,37 +25,58 @@ var File_tokend_v1_token_service_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_token_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dtokend/v1/token_service.proto\x12\ttokend.v1\x1a\x15tokend/v1/token.proto2\xd8\x02\n" +
+	"\x1dtokend/v1/token_service.proto\x12\ttokend.v1\x1a\x15tokend/v1/token.proto2\x95\x05\n" +
 	"\fTokenService\x12C\n" +
 	"\bGetToken\x12\x1a.tokend.v1.GetTokenRequest\x1a\x1b.tokend.v1.GetTokenResponse\x12X\n" +
 	"\x0fIntrospectToken\x12!.tokend.v1.IntrospectTokenRequest\x1a\".tokend.v1.IntrospectTokenResponse\x12O\n" +
 	"\fRevokeTokens\x12\x1e.tokend.v1.RevokeTokensRequest\x1a\x1f.tokend.v1.RevokeTokensResponse\x12X\n" +
-	"\x0fCreateDPoPProof\x12!.tokend.v1.CreateDPoPProofRequest\x1a\".tokend.v1.CreateDPoPProofResponseB2Z0tokend/proto/tokend/v1/tokendv1grpc;tokendv1grpcb\x06proto3"
+	"\x0fCreateDPoPProof\x12!.tokend.v1.CreateDPoPProofRequest\x1a\".tokend.v1.CreateDPoPProofResponse\x12L\n" +
+	"\vReportToken\x12\x1d.tokend.v1.ReportTokenRequest\x1a\x1e.tokend.v1.ReportTokenResponse\x12K\n" +
+	"\n" +
+	"WatchToken\x12\x1c.tokend.v1.WatchTokenRequest\x1a\x1d.tokend.v1.WatchTokenResponse0\x01\x12O\n" +
+	"\fExplainToken\x12\x1e.tokend.v1.ExplainTokenRequest\x1a\x1f.tokend.v1.ExplainTokenResponse\x12O\n" +
+	"\fResetProfile\x12\x1e.tokend.v1.ResetProfileRequest\x1a\x1f.tokend.v1.ResetProfileResponseB2Z0tokend/proto/tokend/v1/tokendv1grpc;tokendv1grpcb\x06proto3"
 
 var file_tokend_v1_token_service_proto_goTypes = []any{
 	(*v1.GetTokenRequest)(nil),         // 0: tokend.v1.GetTokenRequest
 	(*v1.IntrospectTokenRequest)(nil),  // 1: tokend.v1.IntrospectTokenRequest
 	(*v1.RevokeTokensRequest)(nil),     // 2: tokend.v1.RevokeTokensRequest
 	(*v1.CreateDPoPProofRequest)(nil),  // 3: tokend.v1.CreateDPoPProofRequest
-	(*v1.GetTokenResponse)(nil),        // 4: tokend.v1.GetTokenResponse
-	(*v1.IntrospectTokenResponse)(nil), // 5: tokend.v1.IntrospectTokenResponse
-	(*v1.RevokeTokensResponse)(nil),    // 6: tokend.v1.RevokeTokensResponse
-	(*v1.CreateDPoPProofResponse)(nil), // 7: tokend.v1.CreateDPoPProofResponse
+	(*v1.ReportTokenRequest)(nil),      // 4: tokend.v1.ReportTokenRequest
+	(*v1.WatchTokenRequest)(nil),       // 5: tokend.v1.WatchTokenRequest
+	(*v1.ExplainTokenRequest)(nil),     // 6: tokend.v1.ExplainTokenRequest
+	(*v1.ResetProfileRequest)(nil),     // 7: tokend.v1.ResetProfileRequest
+	(*v1.GetTokenResponse)(nil),        // 8: tokend.v1.GetTokenResponse
+	(*v1.IntrospectTokenResponse)(nil), // 9: tokend.v1.IntrospectTokenResponse
+	(*v1.RevokeTokensResponse)(nil),    // 10: tokend.v1.RevokeTokensResponse
+	(*v1.CreateDPoPProofResponse)(nil), // 11: tokend.v1.CreateDPoPProofResponse
+	(*v1.ReportTokenResponse)(nil),     // 12: tokend.v1.ReportTokenResponse
+	(*v1.WatchTokenResponse)(nil),      // 13: tokend.v1.WatchTokenResponse
+	(*v1.ExplainTokenResponse)(nil),    // 14: tokend.v1.ExplainTokenResponse
+	(*v1.ResetProfileResponse)(nil),    // 15: tokend.v1.ResetProfileResponse
 }
 var file_tokend_v1_token_service_proto_depIdxs = []int32{
-	0, // 0: tokend.v1.TokenService.GetToken:input_type -> tokend.v1.GetTokenRequest
-	1, // 1: tokend.v1.TokenService.IntrospectToken:input_type -> tokend.v1.IntrospectTokenRequest
-	2, // 2: tokend.v1.TokenService.RevokeTokens:input_type -> tokend.v1.RevokeTokensRequest
-	3, // 3: tokend.v1.TokenService.CreateDPoPProof:input_type -> tokend.v1.CreateDPoPProofRequest
-	4, // 4: tokend.v1.TokenService.GetToken:output_type -> tokend.v1.GetTokenResponse
-	5, // 5: tokend.v1.TokenService.IntrospectToken:output_type -> tokend.v1.IntrospectTokenResponse
-	6, // 6: tokend.v1.TokenService.RevokeTokens:output_type -> tokend.v1.RevokeTokensResponse
-	7, // 7: tokend.v1.TokenService.CreateDPoPProof:output_type -> tokend.v1.CreateDPoPProofResponse
-	4, // [4:8] is the sub-list for method output_type
-	0, // [0:4] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0,  // 0: tokend.v1.TokenService.GetToken:input_type -> tokend.v1.GetTokenRequest
+	1,  // 1: tokend.v1.TokenService.IntrospectToken:input_type -> tokend.v1.IntrospectTokenRequest
+	2,  // 2: tokend.v1.TokenService.RevokeTokens:input_type -> tokend.v1.RevokeTokensRequest
+	3,  // 3: tokend.v1.TokenService.CreateDPoPProof:input_type -> tokend.v1.CreateDPoPProofRequest
+	4,  // 4: tokend.v1.TokenService.ReportToken:input_type -> tokend.v1.ReportTokenRequest
+	5,  // 5: tokend.v1.TokenService.WatchToken:input_type -> tokend.v1.WatchTokenRequest
+	6,  // 6: tokend.v1.TokenService.ExplainToken:input_type -> tokend.v1.ExplainTokenRequest
+	7,  // 7: tokend.v1.TokenService.ResetProfile:input_type -> tokend.v1.ResetProfileRequest
+	8,  // 8: tokend.v1.TokenService.GetToken:output_type -> tokend.v1.GetTokenResponse
+	9,  // 9: tokend.v1.TokenService.IntrospectToken:output_type -> tokend.v1.IntrospectTokenResponse
+	10, // 10: tokend.v1.TokenService.RevokeTokens:output_type -> tokend.v1.RevokeTokensResponse
+	11, // 11: tokend.v1.TokenService.CreateDPoPProof:output_type -> tokend.v1.CreateDPoPProofResponse
+	12, // 12: tokend.v1.TokenService.ReportToken:output_type -> tokend.v1.ReportTokenResponse
+	13, // 13: tokend.v1.TokenService.WatchToken:output_type -> tokend.v1.WatchTokenResponse
+	14, // 14: tokend.v1.TokenService.ExplainToken:output_type -> tokend.v1.ExplainTokenResponse
+	15, // 15: tokend.v1.TokenService.ResetProfile:output_type -> tokend.v1.ResetProfileResponse
+	8,  // [8:16] is the sub-list for method output_type
+	0,  // [0:8] is the sub-list for method input_type
+	0,  // [0:0] is the sub-list for extension type_name
+	0,  // [0:0] is the sub-list for extension extendee
+	0,  // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_tokend_v1_token_service_proto_init() }

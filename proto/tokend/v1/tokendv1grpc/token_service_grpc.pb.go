@@ -24,6 +24,10 @@ const (
 	TokenService_IntrospectToken_FullMethodName = "/tokend.v1.TokenService/IntrospectToken"
 	TokenService_RevokeTokens_FullMethodName    = "/tokend.v1.TokenService/RevokeTokens"
 	TokenService_CreateDPoPProof_FullMethodName = "/tokend.v1.TokenService/CreateDPoPProof"
+	TokenService_ReportToken_FullMethodName     = "/tokend.v1.TokenService/ReportToken"
+	TokenService_WatchToken_FullMethodName      = "/tokend.v1.TokenService/WatchToken"
+	TokenService_ExplainToken_FullMethodName    = "/tokend.v1.TokenService/ExplainToken"
+	TokenService_ResetProfile_FullMethodName    = "/tokend.v1.TokenService/ResetProfile"
 )
 
 // TokenServiceClient is the client API for TokenService service.
@@ -56,6 +60,26 @@ type TokenServiceClient interface {
 	// GetToken; DENIED (the URL is none that this profile's token may go to);
 	// REQUEST_INVALID (the token is none of the profile's, or not bound to a key).
 	CreateDPoPProof(ctx context.Context, in *v1.CreateDPoPProofRequest, opts ...grpc.CallOption) (*v1.CreateDPoPProofResponse, error)
+	// ReportToken says that an API has refused a token (RFC 6750 3.1). What the API
+	// calls invalid is handed out no more, and one new token is made for all callers,
+	// at most one every few seconds a profile; for what is not the token's fault
+	// nothing changes. Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
+	ReportToken(ctx context.Context, in *v1.ReportTokenRequest, opts ...grpc.CallOption) (*v1.ReportTokenResponse, error)
+	// WatchToken sends the tokens it is asked for, each new one before the old one
+	// ends, and what keeps them from being had, for as long as the client likes. It
+	// stays open while the daemon is locked or a profile is missing, and says so; it
+	// ends with UNAVAILABLE when the daemon stops. Reasons: THROTTLED (too many are
+	// watched already), SETTINGS_INVALID, REQUEST_INVALID.
+	WatchToken(ctx context.Context, in *v1.WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.WatchTokenResponse], error)
+	// ExplainToken says why there is a token, or none. Reasons: LOCKED,
+	// NOT_INITIALIZED, PROFILE_NOT_FOUND, SETTINGS_INVALID, REQUEST_INVALID.
+	ExplainToken(ctx context.Context, in *v1.ExplainTokenRequest, opts ...grpc.CallOption) (*v1.ExplainTokenResponse, error)
+	// ResetProfile forgets what a profile's authorization server has refused, so
+	// that the next GetToken asks it again. A server that has asked to be left alone
+	// for a while is left alone all the same. Reasons: LOCKED, NOT_INITIALIZED,
+	// PROFILE_NOT_FOUND, STORE_UNAVAILABLE, REQUEST_INVALID.
+	ResetProfile(ctx context.Context, in *v1.ResetProfileRequest, opts ...grpc.CallOption) (*v1.ResetProfileResponse, error)
 }
 
 type tokenServiceClient struct {
@@ -106,6 +130,55 @@ func (c *tokenServiceClient) CreateDPoPProof(ctx context.Context, in *v1.CreateD
 	return out, nil
 }
 
+func (c *tokenServiceClient) ReportToken(ctx context.Context, in *v1.ReportTokenRequest, opts ...grpc.CallOption) (*v1.ReportTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.ReportTokenResponse)
+	err := c.cc.Invoke(ctx, TokenService_ReportToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) WatchToken(ctx context.Context, in *v1.WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.WatchTokenResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TokenService_ServiceDesc.Streams[0], TokenService_WatchToken_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.WatchTokenRequest, v1.WatchTokenResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TokenService_WatchTokenClient = grpc.ServerStreamingClient[v1.WatchTokenResponse]
+
+func (c *tokenServiceClient) ExplainToken(ctx context.Context, in *v1.ExplainTokenRequest, opts ...grpc.CallOption) (*v1.ExplainTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.ExplainTokenResponse)
+	err := c.cc.Invoke(ctx, TokenService_ExplainToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) ResetProfile(ctx context.Context, in *v1.ResetProfileRequest, opts ...grpc.CallOption) (*v1.ResetProfileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.ResetProfileResponse)
+	err := c.cc.Invoke(ctx, TokenService_ResetProfile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TokenServiceServer is the server API for TokenService service.
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
@@ -136,6 +209,26 @@ type TokenServiceServer interface {
 	// GetToken; DENIED (the URL is none that this profile's token may go to);
 	// REQUEST_INVALID (the token is none of the profile's, or not bound to a key).
 	CreateDPoPProof(context.Context, *v1.CreateDPoPProofRequest) (*v1.CreateDPoPProofResponse, error)
+	// ReportToken says that an API has refused a token (RFC 6750 3.1). What the API
+	// calls invalid is handed out no more, and one new token is made for all callers,
+	// at most one every few seconds a profile; for what is not the token's fault
+	// nothing changes. Reasons: LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
+	ReportToken(context.Context, *v1.ReportTokenRequest) (*v1.ReportTokenResponse, error)
+	// WatchToken sends the tokens it is asked for, each new one before the old one
+	// ends, and what keeps them from being had, for as long as the client likes. It
+	// stays open while the daemon is locked or a profile is missing, and says so; it
+	// ends with UNAVAILABLE when the daemon stops. Reasons: THROTTLED (too many are
+	// watched already), SETTINGS_INVALID, REQUEST_INVALID.
+	WatchToken(*v1.WatchTokenRequest, grpc.ServerStreamingServer[v1.WatchTokenResponse]) error
+	// ExplainToken says why there is a token, or none. Reasons: LOCKED,
+	// NOT_INITIALIZED, PROFILE_NOT_FOUND, SETTINGS_INVALID, REQUEST_INVALID.
+	ExplainToken(context.Context, *v1.ExplainTokenRequest) (*v1.ExplainTokenResponse, error)
+	// ResetProfile forgets what a profile's authorization server has refused, so
+	// that the next GetToken asks it again. A server that has asked to be left alone
+	// for a while is left alone all the same. Reasons: LOCKED, NOT_INITIALIZED,
+	// PROFILE_NOT_FOUND, STORE_UNAVAILABLE, REQUEST_INVALID.
+	ResetProfile(context.Context, *v1.ResetProfileRequest) (*v1.ResetProfileResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -157,6 +250,18 @@ func (UnimplementedTokenServiceServer) RevokeTokens(context.Context, *v1.RevokeT
 }
 func (UnimplementedTokenServiceServer) CreateDPoPProof(context.Context, *v1.CreateDPoPProofRequest) (*v1.CreateDPoPProofResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateDPoPProof not implemented")
+}
+func (UnimplementedTokenServiceServer) ReportToken(context.Context, *v1.ReportTokenRequest) (*v1.ReportTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportToken not implemented")
+}
+func (UnimplementedTokenServiceServer) WatchToken(*v1.WatchTokenRequest, grpc.ServerStreamingServer[v1.WatchTokenResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchToken not implemented")
+}
+func (UnimplementedTokenServiceServer) ExplainToken(context.Context, *v1.ExplainTokenRequest) (*v1.ExplainTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainToken not implemented")
+}
+func (UnimplementedTokenServiceServer) ResetProfile(context.Context, *v1.ResetProfileRequest) (*v1.ResetProfileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResetProfile not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -251,6 +356,71 @@ func _TokenService_CreateDPoPProof_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenService_ReportToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.ReportTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).ReportToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_ReportToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).ReportToken(ctx, req.(*v1.ReportTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_WatchToken_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(v1.WatchTokenRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TokenServiceServer).WatchToken(m, &grpc.GenericServerStream[v1.WatchTokenRequest, v1.WatchTokenResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TokenService_WatchTokenServer = grpc.ServerStreamingServer[v1.WatchTokenResponse]
+
+func _TokenService_ExplainToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.ExplainTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).ExplainToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_ExplainToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).ExplainToken(ctx, req.(*v1.ExplainTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_ResetProfile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.ResetProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).ResetProfile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_ResetProfile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).ResetProfile(ctx, req.(*v1.ResetProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -274,7 +444,25 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CreateDPoPProof",
 			Handler:    _TokenService_CreateDPoPProof_Handler,
 		},
+		{
+			MethodName: "ReportToken",
+			Handler:    _TokenService_ReportToken_Handler,
+		},
+		{
+			MethodName: "ExplainToken",
+			Handler:    _TokenService_ExplainToken_Handler,
+		},
+		{
+			MethodName: "ResetProfile",
+			Handler:    _TokenService_ResetProfile_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchToken",
+			Handler:       _TokenService_WatchToken_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "tokend/v1/token_service.proto",
 }

@@ -33,8 +33,11 @@ type Error struct {
 	Kind Kind
 	// Sent says that the server may have seen the request. With Status 0 what it
 	// did is not known: a refresh token in the request may have been spent.
-	Sent  bool
-	Proxy bool // the proxy said it, or could not be reached: no fault of the server
+	Sent bool
+	// Reached says that an address of the server, or of the proxy, was known and
+	// tried: what failed is not only the way there.
+	Reached bool
+	Proxy   bool // the proxy said it, or could not be reached: no fault of the server
 	// Status is the HTTP status of a complete answer, 0 where none came.
 	Status int
 	// Code is the error code (RFC 6749 section 5.2), if it is one of IANA's

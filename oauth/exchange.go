@@ -74,7 +74,7 @@ func (a answer) redirect(op string, from *url.URL, sent *echo) *Error {
 
 // errorf makes an Error of a complete answer. An empty text: the status says all.
 func (a answer) errorf(op string, kind Kind, text string) *Error {
-	e := &Error{Op: op, Kind: kind, Sent: true, Status: a.status, RetryAfter: retryAfter(a.header)}
+	e := &Error{Op: op, Kind: kind, Sent: true, Reached: true, Status: a.status, RetryAfter: retryAfter(a.header)}
 	if text != "" {
 		e.Err = errors.New(text)
 	}

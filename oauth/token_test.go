@@ -217,7 +217,7 @@ func TestRefusals(t *testing.T) {
 			if !errors.As(err, &got) {
 				t.Fatalf("got %v, %v", tok, err)
 			}
-			row.want.Op, row.want.Sent = "asking "+s.addr+" for a token", true
+			row.want.Op, row.want.Sent, row.want.Reached = "asking "+s.addr+" for a token", true, true
 			sameText := cmp.Comparer(func(a, b error) bool { return fmt.Sprint(a) == fmt.Sprint(b) })
 			if diff := cmp.Diff(row.want.Err, got.Err, sameText); diff != "" {
 				t.Error(diff)

@@ -67,6 +67,7 @@ type route struct {
 	throughProxy atomic.Bool // the proxy has let us through
 	handshaking  atomic.Bool // TLS has begun with server or proxy
 	connected    atomic.Bool // the request is being written
+	tried        atomic.Bool // an address was connected to
 }
 
 // open prepares a route to target, which [CheckURL] has passed.
@@ -133,7 +134,8 @@ func (r *route) trace(ctx context.Context) context.Context {
 				r.throughProxy.Store(true)
 			}
 		},
-		GotConn: func(httptrace.GotConnInfo) { r.connected.Store(true) },
+		ConnectStart: func(string, string) { r.tried.Store(true) },
+		GotConn:      func(httptrace.GotConnInfo) { r.connected.Store(true) },
 	})
 }
 
@@ -256,7 +258,10 @@ func parseProxy(raw string) (*url.URL, error) {
 // failure puts an error of net/http into plain words. Such errors quote what
 // the other side sent and the URL, so none of their text is kept.
 func (r *route) failure(ctx context.Context, op string, err error) *Error {
-	e := &Error{Op: op, Kind: Temporary, Sent: r.connected.Load(), Err: r.cause(ctx, err)}
+	e := &Error{Op: op, Kind: Temporary, Sent: r.connected.Load(), Reached: r.tried.Load(), Err: r.cause(ctx, err)}
+	if errors.Is(e.Err, syscall.ENETUNREACH) || errors.Is(e.Err, syscall.EHOSTUNREACH) || errors.Is(e.Err, syscall.ENETDOWN) {
+		e.Reached = false
+	}
 	switch {
 	case errors.Is(err, errNotLoopback):
 		e.Kind = Invalid

@@ -8,8 +8,10 @@ require (
 	github.com/spf13/cobra v1.10.2
 	golang.org/x/net v0.62.0
 	golang.org/x/oauth2 v0.37.0
+	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
+	golang.org/x/time v0.16.0
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261019180522-ce908d29299b
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
@@ -23,13 +25,11 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0 // testscript: the shipped binaries, as a user runs them
 	go.uber.org/goleak v1.3.0 // every goroutine has an owner who stops it
 	golang.org/x/crypto v0.58.0 // SSH recipients; the protocol of oidc-agent, to measure against
-	golang.org/x/sync v0.24.0 // errgroup, for crowds
 )
 
 require (
 	filippo.io/edwards25519 v1.2.0 // indirect
 	filippo.io/hpke v0.4.0 // indirect
-	github.com/go-jose/go-jose/v4 v4.1.8
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect
 	golang.org/x/text v0.43.0 // indirect

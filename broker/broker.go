@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"tokend/oauth"
@@ -28,8 +29,16 @@ const (
 	// fetchGap is the least time between two fetches of one token, whatever
 	// the server says of its lifetime and however often it fails.
 	fetchGap = time.Second
+	// sameSlack is how much later a token may end by another answer and still be
+	// no newer: lifetimes are whole seconds.
+	sameSlack = 2 * time.Second
 	// forceGap is the same for callers who want a new token.
 	forceGap = 2 * time.Second
+	// renewPatience is how long somebody whose token lives waits for a renewal that
+	// is under way.
+	renewPatience = time.Second
+	// skewNotice is how far the server's clock may be off before it is mentioned.
+	skewNotice = time.Minute
 	// longestLife caps lifetimes of grants that need no person: such a token
 	// is cheap to replace, and a server that means years is more often wrong.
 	longestLife = 24 * time.Hour
@@ -99,12 +108,14 @@ type Token struct {
 	Scopes              []string
 	APIOrigins          []string
 	ExpiryAssumed       bool
-	// Degraded: it falls short of what was asked for, and Warning says why.
+	// Degraded: it falls short of what was asked for, or could not be renewed, and
+	// Warning says why.
 	Degraded bool
 	Warning  string
+	Err      error // why it could not be renewed, or nil
 }
 
-// Config is what a Broker works with. All fields are required.
+// Config is what a Broker works with. All fields but Event are required.
 type Config struct {
 	Profiles store.Store
 	// Sessions keeps what must survive of dealings with authorization servers.
@@ -114,8 +125,15 @@ type Config struct {
 	// Resolve reads the files and runs the commands that a trusted text names.
 	// Errors are *profile.Mistakes, or the context's.
 	Resolve func(context.Context, []profile.External) (map[string]string, error)
-	// Now is a clock that nobody sets and that counts suspend.
-	Now func() time.Duration
+	// Now is a clock that nobody sets and that counts suspend; it counts from the
+	// machine's start, of which BootID names one.
+	Now    func() time.Duration
+	BootID string
+	// RateLimit is how many requests a second one origin gets.
+	RateLimit int
+	// Event is told what happens. It must not wait, nor call the Broker. Nil: nobody
+	// wants to know.
+	Event func(Event)
 	// Log gets a line for each fetch.
 	Log *slog.Logger
 }
@@ -129,8 +147,11 @@ type Broker struct {
 
 	loads     group[textKey, *facts]
 	fetches   group[flightKey, *made]
+	changed   chan struct{} // holds an element if the schedule is to be looked at
 	discovery group[discoveryKey, *oauth.Metadata]
 	turns     turns
+	explains  turns
+	probes    turns // by causeOf, where it is not known whether the server takes the client
 	keepers   sync.WaitGroup
 	saver     *keeper        // of unsaved
 	teller    *keeper        // of queued
@@ -146,14 +167,20 @@ type Broker struct {
 	queued   map[string]int          // how many revocations are still to be told
 	telling  map[string][]revocation // those of access tokens, which are never written to disk
 	waits    map[edge]int            // how many fetches of one profile wait for another's token
-	resumed  bool                    // Resume has been called
-	provers  map[string]*oauth.DPoP  // keys that prove possession
+	origins  map[string]*origin
+	watched  map[string]*watched
+	schedule schedule
+	renewing bool                   // the schedule has its goroutine
+	resumed  bool                   // Resume has been called
+	closing  bool                   // nothing is spent any more
+	provers  map[string]*oauth.DPoP // keys that prove possession
 }
 
 // New returns a Broker with an empty cache.
 func New(c Config) *Broker {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Broker{
+		fetches:  group[flightKey, *made]{of: func(k flightKey) string { return k.profile }},
 		Config:   c,
 		ctx:      ctx,
 		cancel:   cancel,
@@ -168,12 +195,18 @@ func New(c Config) *Broker {
 		queued:   make(map[string]int),
 		telling:  make(map[string][]revocation),
 		waits:    make(map[edge]int),
+		changed:  make(chan struct{}, 1),
+		origins:  make(map[string]*origin),
+		watched:  make(map[string]*watched),
 		provers:  make(map[string]*oauth.DPoP),
 	}
 }
 
 // Close ends all fetches and waits for them.
 func (b *Broker) Close() {
+	b.mu.Lock()
+	b.closing = true
+	b.mu.Unlock()
 	// What has been sent to be spent is lost if its answer is not kept.
 	spent := make(chan struct{})
 	go func() { b.spends.Wait(); close(spent) }()
@@ -186,10 +219,10 @@ func (b *Broker) Close() {
 	b.mu.Lock()
 	b.cancel() // with mu: no keeper starts any more
 	b.mu.Unlock()
+	b.keepers.Wait() // first: they start fetches
 	b.loads.wait()
 	b.fetches.wait()
 	b.discovery.wait()
-	b.keepers.Wait()
 	for _, name := range b.Unsaved() {
 		b.try(context.WithoutCancel(b.ctx), name, b.saveAgain) // for the last time
 	}
@@ -208,9 +241,40 @@ type facts struct {
 	scopes, audience, resource string // the profile's own, normalised
 	subject                    string // the profile whose token this one's is exchanged for, or ""
 	apiOrigins                 []string
-	// made is when the last token of this text was asked for; guarded by the
-	// Broker's mu.
-	made time.Duration
+	external                   bool // it names files or commands
+	known                      bool // told has the session's refusals; guarded by the Broker's mu
+
+	// The Broker's mu guards the fields that follow. made is when the last token of
+	// this text was asked for.
+	made   time.Duration
+	proven uint64 // sumOf the causeOf what was last granted; 0 after a refusal of the client
+	told   *told  // nil: nothing that bears on this text was said
+}
+
+// told is what servers have said against a text or its tokens. The Broker's mu
+// guards it.
+type told struct {
+	refusals []refusal     // not to be changed, only replaced
+	evicted  time.Duration // when one of its tokens was last evicted; 0: never
+	strikes  int           // how often in a row that was a new one
+	dead     string        // fingerprint of a login's token that an API has refused
+	reset    time.Duration // when all this was last forgotten; 0: never
+}
+
+// said is what was said of f's text, to be changed. The caller holds mu.
+func (f *facts) said() *told {
+	if f.told == nil {
+		f.told = &told{}
+	}
+	return f.told
+}
+
+// refusals are those of f's text. The caller holds mu.
+func (f *facts) refusals() []refusal {
+	if f.told == nil {
+		return nil
+	}
+	return f.told.refusals
 }
 
 // flightKey names one fetch. What was forgotten meanwhile, as when somebody has
@@ -237,12 +301,20 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 	// A text may change between the look at its version and its reading; the
 	// next round then sees the new one. Somebody who rewrites it all the time
 	// gets an error.
+	late := false
 	for range 8 {
 		text, err := b.textNow(ctx, r.Profile)
+		if cannotLook(err) {
+			return b.withoutLooking(r, err)
+		}
 		if err != nil {
 			return Token{}, err
 		}
 		t, err := b.tokenOf(ctx, text, r)
+		if (err == errLate || errors.Is(err, errAsleep)) && !late {
+			late = true
+			continue
+		}
 		if !errors.Is(err, errChanged) {
 			return t, err
 		}
@@ -250,7 +322,18 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 	return Token{}, fmt.Errorf("reading %q: it is being written to all the time", r.Profile)
 }
 
-var errChanged = errors.New("the text changed while it was read")
+var (
+	errChanged = errors.New("the text changed while it was read")
+	// errLate is for a token that had ended when it came: as a rule because the
+	// machine was suspended in the middle.
+	errLate error = &oauth.Error{Op: "asking for a token", Kind: oauth.Temporary, Err: errors.New("it had ended when it came")}
+	// errSlow is why a living token is handed out instead of a newer one that may
+	// come soon.
+	errSlow       = fmt.Errorf("the provider has not answered yet (%w)", context.DeadlineExceeded)
+	errSame error = &oauth.Error{Op: "asking for a token", Kind: oauth.Malformed, Sent: true, Reached: true, Err: errors.New("the provider gives the same one again")}
+	// errAsleep is for what was prepared too long ago to send a credential with.
+	errAsleep error = &oauth.Error{Op: "asking for a token", Kind: oauth.Temporary, Err: errors.New("the machine was suspended in the middle")}
+)
 
 func (b *Broker) tokenOf(ctx context.Context, text textKey, r Request) (Token, error) {
 	f, err := b.factsOfText(ctx, text)
@@ -260,6 +343,31 @@ func (b *Broker) tokenOf(ctx context.Context, text textKey, r Request) (Token, e
 	t, err := b.cachedOrFetched(ctx, f, f.asked(r), r)
 	t.APIOrigins = f.apiOrigins
 	return t, err
+}
+
+// cannotLook says whether err leaves open what has become of a text, as when there
+// are no more file descriptors.
+func cannotLook(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutLooking answers r with a token that still lives although its text cannot
+// be looked at, for the reason why.
+func (b *Broker) withoutLooking(r Request, why error) (Token, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f := b.facts[r.Profile]; f != nil {
+		if t, ok := b.tokens[f.asked(r)].lastResort(b.Now(), r, why); ok {
+			t.APIOrigins = f.apiOrigins
+			return t, nil
+		}
+	}
+	return Token{}, why
 }
 
 // asked is the key of the token that r means.
@@ -316,7 +424,12 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 	}
 	t, err, ok := e.answer(now, r)
 	b.tellUnsaved(k.profile, &t)
+	if ok && err == nil {
+		b.handedOut(e)
+	}
 	asked := e.lastAsked()
+	// Who needs no more than a living token waits a moment only for a better one.
+	alive := e != nil && e.token.alive(now) && r.MinValid == 0 && !r.Force
 	b.mu.Unlock()
 	if ok {
 		return t, err
@@ -324,18 +437,49 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 	if err := b.checkChain(ctx, f.profile, f.subject); err != nil {
 		return Token{}, err
 	}
-	m, err := b.fetches.do(ctx, b.ctx, flightKey{k, f}, func(ctx context.Context) (*made, error) {
-		return b.fetch(ctx, f, k, asked)
+	flight, err := b.fetches.join(b.ctx, flightKey{k, f}, func(ctx context.Context) (*made, error) { //nolint:contextcheck // it outlives its callers
+		return b.fetch(ctx, f, k, asked, false)
 	})
+	if err != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if t, ok := b.tokens[k].lastResort(b.Now(), r, err); ok {
+			return t, nil
+		}
+		return Token{}, err
+	}
+	patience := ctx
+	if alive {
+		var cancel context.CancelFunc
+		patience, cancel = context.WithDeadlineCause(ctx, flight.began.Add(renewPatience), errSlow)
+		defer cancel()
+	}
+	m, err := flight.wait(patience)
+	if err != nil && ctx.Err() == nil && context.Cause(patience) == errSlow {
+		b.mu.Lock()
+		t, ok := b.tokens[k].lastResort(b.Now(), r, errSlow)
+		b.tellUnsaved(k.profile, &t)
+		b.mu.Unlock()
+		if ok {
+			return t, nil
+		}
+		m, err = flight.wait(ctx) // it has ended meanwhile
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	now = b.Now()
 	switch {
 	case err == nil && m.saved && r.Force:
 		err = &LoginError{Why: onlyOne}
+	case err == nil && m.life > 0 && m.remaining(now) <= 0:
+		err = errLate
 	case err == nil:
-		t, err = m.fresh(b.Now(), r)
+		if e := b.tokens[k]; e != nil && e.token == m {
+			b.handedOut(e)
+		}
+		t, err = m.fresh(now, r)
 	case !isOurs(err):
-		if last, ok := b.tokens[k].lastResort(b.Now(), r, err); ok {
+		if last, ok := b.tokens[k].lastResort(now, r, err); ok {
 			t, err = last, nil
 		}
 	}
@@ -346,6 +490,9 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 // isOurs tells what is to be mended here from what keeps a token from being
 // renewed that still lives.
 func isOurs(err error) bool {
+	if errors.As(err, new(*valuesError)) {
+		return false
+	}
 	return errors.As(err, new(*profile.Mistakes)) || errors.Is(err, ErrUntrusted) || errors.Is(err, store.ErrNotExist) ||
 		errors.Is(err, store.ErrLocked) || errors.Is(err, errChanged) || errors.Is(err, context.Canceled)
 }
@@ -369,6 +516,7 @@ func (b *Broker) load(ctx context.Context, text textKey) (*facts, error) {
 		return nil, err
 	}
 	f := factsOf(text, p)
+	f.external = len(parsed.External()) > 0
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch old := b.facts[text.profile]; {
@@ -416,13 +564,13 @@ func (b *Broker) read(ctx context.Context, text textKey) (*profile.Text, error) 
 
 // fetch asks the authorization server for the token that k names, unless
 // somebody else's fetch ended since the caller looked, at which time the
-// server had last been asked at asked.
-func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration) (*made, error) {
+// server had last been asked at asked. In the background nobody waits for it.
+func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration, background bool) (*made, error) {
 	b.mu.Lock()
 	e := b.tokens[k]
-	if e != nil && e.lastAsked() != asked && (e.token != nil || e.failed != nil) {
+	if now := b.Now(); e != nil && e.lastAsked() != asked && (e.token.alive(now) || e.failed != nil) {
 		defer b.mu.Unlock()
-		return e.token, e.refusal(b.Now())
+		return e.token, e.refusal(now)
 	}
 	b.mu.Unlock()
 	if err := b.waitGap(ctx, k); err != nil {
@@ -432,57 +580,236 @@ func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration
 	if err != nil {
 		return nil, err
 	}
-	g, p, err := b.obtain(ctx, k, text, e.renewal())
-
-	var answered *oauth.Error
-	if err != nil && (!errors.As(err, &answered) || errors.As(err, new(*SubjectError))) {
-		return nil, err // not for the server to say, and so not remembered
-	}
+	g, p, err := b.obtain(ctx, f, k, text, e.renewal())
 	var m *made
-	if err == nil {
+	switch {
+	case err == nil:
 		m = makeToken(p, g)
-		b.Log.Info("new token", "profile", k.profile, "lifetime", m.life, "took", b.Now()-g.sent)
-	} else {
-		b.Log.Warn("no token", "profile", k.profile, "err", err)
+		m.noteSkew(g.Date, b.Now()-g.sent)
+		b.Log.Info("new token", "profile", k.profile, "lifetime", m.life, "took", b.Now()-g.sent, "background", background)
+	case err == errAsleep:
+		return nil, err // at once again
+	case isOurs(err):
+		if errors.Is(err, ErrUntrusted) {
+			b.Forget(k.profile)
+		}
+		return nil, err // and may be mended before the next call
+	default:
+		b.Log.Warn("no token", "profile", k.profile, "err", err, "background", background)
+	}
+	variable := suspect(p, err)
+	var (
+		wait      time.Duration // that the server has said, or that was remembered
+		sent      = true        // something, to the server
+		answered  *oauth.Error
+		refused   *RefusedError
+		throttled *ThrottledError
+	)
+	switch {
+	case err == nil:
+	case errors.As(err, new(*SubjectError)), !errors.As(err, &answered) && !errors.As(err, &throttled):
+		sent = false // and not for this server to say
+	case errors.As(err, &refused):
+		wait, variable, err = refused.RetryAfter, refused.Variable, refused.Err
+		sent = answered.Sent
+	case errors.As(err, &throttled):
+		sent, wait = false, throttled.RetryAfter
+	case p != nil:
+		left, _ := b.closed(p.endpoint())
+		wait = max(answered.RetryAfter, left)
+	default:
+		wait = answered.RetryAfter
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ctx.Err() != nil && err != nil {
 		return nil, b.ctx.Err()
 	}
+	now := b.Now()
 	if b.facts[k.profile] != f {
 		if err != nil {
-			return nil, &RefusedError{err, 0, suspect(p, err)}
+			return nil, &RefusedError{err, wait, variable}
 		}
 		return m, nil // for the callers of this flight only
 	}
-	e = b.tokens[k]
-	if e == nil {
-		b.sweep()
-		e = &entry{}
-		b.tokens[k] = e
+	e = b.entryOf(f, k)
+	if sent {
+		e.sent = g.sent
 	}
-	e.sent = g.sent
 	if err != nil {
-		e.failed = &failure{err, suspect(p, err), max(fetchGap, answered.RetryAfter)}
-		return nil, e.refusal(b.Now())
+		changed := e.failed == nil || e.failed.same || !alike(e.failed.err, err)
+		e.fail(now, err, variable, wait)
+		if f.external && answered != nil && answered.Kind == oauth.Refused {
+			e.failed.until = min(e.failed.until, now+resolveAgain)
+		}
+		if changed {
+			b.notify(k.profile)
+		}
+		if changed || sent {
+			b.event(Event{Kind: TokenFailed, Profile: k.profile, Err: e.refusal(now)})
+		}
+		if e.token.alive(now) && e.asked && e.token.renewable() && e.token.remaining(now) > e.failed.again-now {
+			b.plan(e, e.failed.again)
+		}
+		return nil, e.refusal(now)
 	}
+	if m.life > 0 { // else who watches would ask for one after the other
+		defer b.notify(k.profile)
+	}
+	if m.saved && f.told != nil && fingerprint(m.access.Reveal()) == f.told.dead {
+		return nil, &LoginError{Why: refusedSaved}
+	}
+	kind := TokenMade
+	if background {
+		kind = TokenRenewed
+	}
+	b.event(Event{Kind: kind, Profile: k.profile, Fingerprint: fingerprint(m.access.Reveal()), Ends: time.Now().Add(m.remaining(now))})
 	f.made = g.sent
-	e.failed, e.token = nil, m
+	if old := e.token; old != nil && !old.refused && old.access == m.access && m.sent+m.life <= old.sent+old.life+sameSlack {
+		// It is no younger for having been sent again.
+		m.life += m.sent - old.sent
+		m.sent, m.again = old.sent, true
+		if !m.alive(now) {
+			e.token, e.failed = nil, nil
+			b.unplan(e)
+			return nil, errLate // by the server's own word
+		}
+		left := min(max(fetchGap, m.remaining(now)/2), m.remaining(now))
+		e.token, e.failed = m, &failure{err: errSame, until: now + left, retry: now + left, again: now + left, same: true}
+		e.due = now + left
+		if e.asked {
+			b.plan(e, e.due)
+		}
+		return m, nil
+	}
+	b.unplan(e)
+	e.failed, e.token, e.asked = nil, m, false
 	if m.life == 0 {
 		e.token = nil // for the callers of this flight only
+	}
+	if m.renewable() {
+		e.due = m.renewalTime(p.Profile.RenewAt)
 	}
 	return m, nil
 }
 
-// obtain prepares a text and gets the token that k names.
-func (b *Broker) obtain(ctx context.Context, k key, text *profile.Text, renewal oauth.Secret) (g got, p *Prepared, err error) {
+// fail notes why there is no new token. The server is asked again after wait, or
+// where that is 0 after a time that fits the error.
+func (e *entry) fail(now time.Duration, err error, suspect string, wait time.Duration) {
+	failed := &failure{err: err, suspect: suspect}
+	throttled := errors.As(err, new(*ThrottledError))
+	if e.failed != nil && !e.failed.same {
+		failed.tries = e.failed.tries
+		if !throttled { // or nothing was tried
+			failed.tries++
+		}
+	}
+	var answer *oauth.Error
+	server := errors.As(err, &answer) && !errors.As(err, new(*SubjectError))
+	longest := longestBackOff
+	if server && unseen(answer) {
+		longest = unseenBackOff
+	}
+	again := backOff(failed.tries, longest)
+	switch {
+	case throttled:
+		failed.until, again = now+wait, wait
+	case wait > 0:
+		failed.until = now + max(fetchGap, wait)
+		again = max(again, wait)
+	case server && answer.Kind == oauth.Invalid:
+		failed.until = now + fetchGap // nothing was sent
+	case server:
+		failed.until = now + again
+	}
+	// What is not the server's to say may be mended at any time: it is not
+	// answered without looking, but not looked at all the time in the background.
+	failed.again, failed.retry = now+again, failed.until
+	e.failed = failed
+}
+
+// alike says whether two errors are of a kind: what they say may differ each time.
+func alike(a, b error) bool {
+	var x, y *oauth.Error
+	if errors.As(a, &x) && errors.As(b, &y) {
+		return x.Kind == y.Kind && x.Code == y.Code && x.Status == y.Status
+	}
+	return x == nil && y == nil && fmt.Sprintf("%T", a) == fmt.Sprintf("%T", b)
+}
+
+// noteSkew warns of a server's clock that differs from ours. The answer may have
+// taken as long as took.
+func (m *made) noteSkew(date time.Time, took time.Duration) {
+	if date.IsZero() {
+		return
+	}
+	skew := time.Since(date)
+	if skew > skewNotice+took {
+		m.warn("this machine's clock is " + skew.Round(time.Second).String() + " ahead of the server's")
+	} else if skew < -skewNotice {
+		m.warn("this machine's clock is " + (-skew).Round(time.Second).String() + " behind the server's")
+	}
+}
+
+// obtain prepares a text and gets the token that k names. Beside an error it says
+// when the server was last asked.
+func (b *Broker) obtain(ctx context.Context, f *facts, k key, text *profile.Text, renewal oauth.Secret) (g got, p *Prepared, err error) {
 	g.sent = b.Now()
-	p, err = b.prepare(ctx, k.textKey, text, false)
+	values, err := b.Resolve(ctx, text.External())
+	if err != nil {
+		return g, nil, &valuesError{err}
+	}
+	cause := causeOf(k.version, values)
+	if err := b.refused(ctx, f, k, cause, ""); err != nil {
+		return g, nil, err
+	}
+	p, err = b.prepareWith(ctx, k.textKey, text, values, false)
 	if err != nil {
 		return g, nil, err
 	}
+	p.cause = cause
+	if p.Profile.Subject != nil {
+		secret, err := b.subject(ctx, p)
+		if err != nil {
+			return g, p, err
+		}
+		p.Profile.Subject.Token, p.subject = secret, fingerprint(secret.Reveal())
+		if err := b.refused(ctx, f, k, cause, p.subject); err != nil {
+			return g, p, err
+		}
+	}
+	b.mu.Lock()
+	proven := f.proven == sumOf(cause)
+	b.mu.Unlock()
+	if !proven {
+		// One finds out for all, whatever else they ask for.
+		release, err := b.probes.take(ctx, cause)
+		if err != nil {
+			return g, p, err
+		}
+		defer release()
+		if err := b.refused(ctx, f, k, cause, p.subject); err != nil {
+			return g, p, err
+		}
+	}
+	if err := b.admit(ctx, k.profile, p.endpoint()); err != nil {
+		return g, p, err
+	}
+	if err := b.refused(ctx, f, k, cause, p.subject); err != nil {
+		return g, p, err // since it was looked at
+	}
+	if p.isOld() {
+		return g, p, errAsleep
+	}
 	g, err = b.grant(ctx, p, k, renewal)
+	var answer *oauth.Error
+	switch {
+	case err == nil:
+		b.granted(ctx, f, k, cause)
+	case errors.As(err, &answer) && answer.Kind == oauth.Refused && answer.Code != "slow_down":
+		// Before anybody else may ask.
+		err = &RefusedError{err, b.refuse(ctx, f, k, p, suspect(p, err), answer), suspect(p, err)}
+	}
 	return g, p, err
 }
 
@@ -533,12 +860,13 @@ func suspect(p *Prepared, err error) string {
 func makeToken(p *Prepared, g got) *made {
 	m := &made{
 		access:  g.AccessToken,
+		sum:     sumOf(fingerprint(g.AccessToken.Reveal())),
 		kind:    g.Type,
 		version: p.Version,
 		sent:    g.sent,
 		life:    g.Lifetime,
 		scopes:  g.Scopes,
-		party:   partyOf(p.Profile.Client.ID, p.Client.TokenURL),
+		party:   partyOf(p.Profile.Client.ID, p.endpoint()),
 		warning: strings.Join(g.Warnings, "; "),
 	}
 	if ends := p.Profile.SecretExpires; !ends.IsZero() && p.Client.Secret == p.Profile.Client.Secret {
@@ -597,9 +925,10 @@ func (b *Broker) Drop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	clear(b.facts)
-	clear(b.tokens)
+	b.removeTokens(func(key, *entry) bool { return true })
 	clear(b.provers)
 	b.resumed = false
+	b.notifyAll()
 }
 
 // Cached returns how many living tokens are held.
@@ -608,7 +937,7 @@ func (b *Broker) Cached() int {
 	defer b.mu.Unlock()
 	n, now := 0, b.Now()
 	for _, e := range b.tokens {
-		if e.token != nil && e.token.remaining(now) > 0 {
+		if e.token.alive(now) {
 			n++
 		}
 	}

@@ -34,8 +34,11 @@ func (b *Broker) discover(ctx context.Context, k discoveryKey) (*oauth.Metadata,
 		return d.metadata, nil
 	}
 	return b.discovery.do(ctx, b.ctx, k, func(ctx context.Context) (*oauth.Metadata, error) {
+		if err := b.admit(ctx, "", k.issuer); err != nil {
+			return nil, err
+		}
 		m, err := oauth.Discover(ctx, k.issuer, k.transport)
-		if err != nil {
+		if err := b.heard(k.issuer, err); err != nil {
 			return nil, err
 		}
 		b.mu.Lock()

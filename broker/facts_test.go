@@ -42,6 +42,7 @@ func withText(t *testing.T) (*Broker, textKey) {
 // Who finds nothing known of a text may come to load it when somebody else just
 // has. All must have the same facts, or each would fetch a token of its own.
 func TestFactsAreThereOnce(t *testing.T) {
+	t.Parallel()
 	b, text := withText(t)
 	first, err := b.load(t.Context(), text)
 	if err != nil {
@@ -54,6 +55,7 @@ func TestFactsAreThereOnce(t *testing.T) {
 
 // What a caller found may be forgotten before the fetch begins that it asked for.
 func TestFetchOfWhatWasForgotten(t *testing.T) {
+	t.Parallel()
 	b, text := withText(t)
 	f, err := b.load(t.Context(), text)
 	if err != nil {
@@ -62,7 +64,7 @@ func TestFetchOfWhatWasForgotten(t *testing.T) {
 	b.Forget(text.profile)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // before anything is sent
-	if _, err := b.fetch(ctx, f, f.key(), time.Minute); !errors.Is(err, context.Canceled) {
+	if _, err := b.fetch(ctx, f, f.key(), time.Minute, false); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
 }

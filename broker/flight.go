@@ -2,7 +2,9 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 )
 
 // group runs one call a key at a time and gives its result to all who asked
@@ -11,13 +13,25 @@ import (
 // The zero group is ready.
 type group[K comparable, V any] struct {
 	running sync.WaitGroup
+	// of says whose call one is, of whom there may be maxOfOne; nil: there is no limit.
+	of func(K) string
 
-	// mu guards calls.
+	// mu guards the fields that follow.
 	mu    sync.Mutex
 	calls map[K]*call[V]
+	count map[string]int // by of
 }
 
+// Callers choose what is asked for, and a call outlives its callers.
+const (
+	maxOfOne = 1024
+	maxCalls = 4096
+)
+
+var errCrowded = &ThrottledError{errors.New("too many tokens are being fetched at once"), time.Second}
+
 type call[V any] struct {
+	began time.Time
 	done  chan struct{} // closed once value and err are set
 	value V
 	err   error
@@ -26,25 +40,51 @@ type call[V any] struct {
 // do joins the call for k or starts it as run, under owner and flightTime, and
 // waits for its result or for ctx.
 func (g *group[K, V]) do(ctx, owner context.Context, k K, run func(context.Context) (V, error)) (V, error) {
+	c, err := g.join(owner, k, run)
+	if err != nil {
+		var none V
+		return none, err
+	}
+	return c.wait(ctx)
+}
+
+// join is do without waiting. The error is errCrowded.
+func (g *group[K, V]) join(owner context.Context, k K, run func(context.Context) (V, error)) (*call[V], error) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	c := g.calls[k]
 	if c == nil {
-		c = &call[V]{done: make(chan struct{})}
+		if g.of != nil && (g.count[g.of(k)] >= maxOfOne || len(g.calls) >= maxCalls) {
+			return nil, errCrowded
+		}
+		c = &call[V]{began: time.Now(), done: make(chan struct{})}
 		if g.calls == nil {
-			g.calls = make(map[K]*call[V])
+			g.calls, g.count = make(map[K]*call[V]), make(map[string]int)
 		}
 		g.calls[k] = c
+		if g.of != nil {
+			g.count[g.of(k)]++
+		}
 		g.running.Go(func() {
 			ctx, cancel := context.WithTimeout(owner, flightTime)
 			defer cancel()
 			c.value, c.err = run(ctx)
 			g.mu.Lock()
 			delete(g.calls, k)
+			if g.of != nil {
+				if g.count[g.of(k)]--; g.count[g.of(k)] == 0 {
+					delete(g.count, g.of(k))
+				}
+			}
 			g.mu.Unlock()
 			close(c.done)
 		})
 	}
-	g.mu.Unlock()
+	return c, nil
+}
+
+// wait returns the call's result, or ctx's error.
+func (c *call[V]) wait(ctx context.Context) (V, error) {
 	select {
 	case <-c.done:
 		return c.value, c.err

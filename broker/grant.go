@@ -63,6 +63,8 @@ func (b *Broker) grant(ctx context.Context, p *Prepared, k key, renewal oauth.Se
 
 // grantAlone is grant where nobody has to have logged in.
 func (b *Broker) grantAlone(ctx context.Context, p *Prepared, r oauth.Request, renewal oauth.Secret) (got, error) {
+	ctx, cancel := b.ownTime(ctx)
+	defer cancel()
 	switch {
 	case p.Profile.GitHub != nil:
 		return b.gitHubToken(ctx, p)
@@ -82,17 +84,14 @@ func (b *Broker) grantAlone(ctx context.Context, p *Prepared, r oauth.Request, r
 		}
 		return b.ask(ctx, p, r)
 	case r.Grant == oauth.GrantJWTBearer:
-		assertion, err := b.assertion(ctx, p, &r)
+		assertion, err := b.assertion(p, &r)
 		if err != nil {
 			return got{sent: b.Now()}, err
 		}
 		r.Params = url.Values{"assertion": {assertion.Reveal()}}
 		return b.ask(ctx, p, r)
 	case r.Grant == oauth.GrantTokenExchange:
-		subject, err := b.subject(ctx, p)
-		if err != nil {
-			return got{sent: b.Now()}, err
-		}
+		subject := p.Profile.Subject.Token
 		r.Params = url.Values{"subject_token": {subject.Reveal()}, "subject_token_type": {p.Profile.Subject.Type}}
 		if requested := p.Profile.Subject.Requested; requested != "" {
 			r.Params.Set("requested_token_type", requested)
@@ -102,6 +101,14 @@ func (b *Broker) grantAlone(ctx context.Context, p *Prepared, r oauth.Request, r
 	return got{}, fmt.Errorf("grant %q is not supported", r.Grant)
 }
 
+// ownTime gives an exchange all the time that it may take, however much of ctx's
+// was spent waiting for its turn. It ends with the Broker.
+func (b *Broker) ownTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
+	stop := context.AfterFunc(b.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
 // ask sends one token request. It is sent again, at once, where the server's
 // answer names a credential of ours that it wants instead: the secret that is
 // to follow the one that it does not take any more, or a proof of possession.
@@ -109,6 +116,7 @@ func (b *Broker) ask(ctx context.Context, p *Prepared, r oauth.Request) (g got, 
 	for {
 		g.sent = b.Now()
 		g.Token, err = p.Client.Token(ctx, r)
+		err = b.heard(p.Client.TokenURL, err)
 		var answer *oauth.Error
 		switch {
 		case err == nil && p.Profile.DPoP == profile.On && g.Type == "Bearer":
@@ -165,9 +173,9 @@ func (b *Broker) note(ctx context.Context, p *Prepared) {
 // assertion gives what a JWT bearer grant is asked with (RFC 7523 section 2.1):
 // a token of somebody else's, or a JWT that the profile's key signs. It takes
 // the scopes out of r where they go into the JWT.
-func (b *Broker) assertion(ctx context.Context, p *Prepared, r *oauth.Request) (oauth.Secret, error) {
+func (b *Broker) assertion(p *Prepared, r *oauth.Request) (oauth.Secret, error) {
 	if p.Profile.Subject != nil {
-		return b.subject(ctx, p)
+		return p.Profile.Subject.Token, nil
 	}
 	now := time.Now()
 	claims := map[string]any{
@@ -239,12 +247,12 @@ func (b *Broker) gitHubToken(ctx context.Context, p *Prepared) (got, error) {
 	id, err := strconv.ParseInt(app.Installation, 10, 64)
 	if err != nil {
 		if id, err = oauth.GitHubInstallation(ctx, app.API, jwt, app.Installation, p.Client.Transport); err != nil {
-			return got{sent: b.Now()}, err
+			return got{sent: b.Now()}, b.heard(app.API, err)
 		}
 	}
 	g := got{sent: b.Now()}
 	g.Token, err = oauth.GitHubToken(ctx, app.API, jwt, id, p.Client.Transport)
-	return g, err
+	return g, b.heard(app.API, err)
 }
 
 // An edge is a profile and the one whose token it waits for.

@@ -84,6 +84,7 @@ func claimsOf(t *testing.T, jwt string, life time.Duration) map[string]any {
 // A refresh token that comes with client credentials (RFC 6749 section 4.4.3
 // says that none should) saves a use of the secret, and nothing else.
 func TestClientCredentialsWithRefreshToken(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.text("OAUTH2_SCOPE=read"))
 	grants := func() []string {
@@ -129,6 +130,7 @@ func TestClientCredentialsWithRefreshToken(t *testing.T) {
 }
 
 func TestClientCredentialsKeepTheRefreshToken(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshSilent }))
 	h.put(t, "dev/network", h.text())
 	for range 3 {
@@ -143,6 +145,7 @@ func TestClientCredentialsKeepTheRefreshToken(t *testing.T) {
 // Scopes that the answer does not mention are those that were asked for (RFC
 // 6749 section 5.1).
 func TestScopesNotMentioned(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.text("OAUTH2_SCOPE='write read'"))
 	h.server.AnyClient().Then(authserver.Answer{Drop: []string{"scope"}})
@@ -152,6 +155,7 @@ func TestScopesNotMentioned(t *testing.T) {
 }
 
 func TestJWTBearer(t *testing.T) {
+	t.Parallel()
 	private, public := signingKey(t)
 	h := newHouse(t, authserver.Config{
 		Clients: []authserver.Client{{ID: "service", Auth: authserver.AuthNone}},
@@ -204,6 +208,7 @@ func TestJWTBearer(t *testing.T) {
 
 // Each fetch has an assertion of its own.
 func TestJWTBearerAgain(t *testing.T) {
+	t.Parallel()
 	private, public := signingKey(t)
 	h := newHouse(t, authserver.Config{
 		Clients: []authserver.Client{{ID: "service", Auth: authserver.AuthNone}},
@@ -221,6 +226,7 @@ func TestJWTBearerAgain(t *testing.T) {
 
 // The aud of client assertions.
 func TestClientAssertionAudience(t *testing.T) {
+	t.Parallel()
 	private, public := signingKey(t)
 	for _, test := range []struct {
 		more     []string
@@ -264,6 +270,7 @@ func exchangeText(h *house, more ...string) string {
 }
 
 func TestTokenExchange(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
 	h.put(t, "subject", h.text())
 	h.put(t, "dev/network", exchangeText(h, "OAUTH2_SUBJECT_TOKEN_PROFILE", "subject", "OAUTH2_REQUESTED_TOKEN_TYPE", "access_token", "OAUTH2_SCOPE", "read"))
@@ -293,6 +300,7 @@ func TestTokenExchange(t *testing.T) {
 // A token of another profile as the assertion of a JWT bearer grant (cross-app
 // access, workload identity).
 func TestJWTBearerOfAnotherProfile(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "subject", h.text())
 	h.put(t, "dev/network", lines("OAUTH2_GRANT", "jwt_bearer", "OAUTH2_TOKEN_URL", h.server.TokenURL,
@@ -309,6 +317,7 @@ func TestJWTBearerOfAnotherProfile(t *testing.T) {
 }
 
 func TestChainOfProfiles(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	exchanged := func(name string) string { return exchangeText(h, "OAUTH2_SUBJECT_TOKEN_PROFILE", name) }
 	h.put(t, "a", exchanged("b"))
@@ -335,6 +344,7 @@ func TestChainOfProfiles(t *testing.T) {
 
 // Also where the name comes from a file.
 func TestChainOfProfilesThroughAFile(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.values = func() (map[string]string, error) {
 		return map[string]string{"OAUTH2_SUBJECT_TOKEN_PROFILE": "self"}, nil
@@ -360,6 +370,7 @@ func TestChainOfProfilesThroughAFile(t *testing.T) {
 
 // Two flights of one profile, and a file that changes between them.
 func TestSubjectFromAFileThatChanges(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
 	name := func(subject string) {
 		h.mu.Lock()
@@ -399,6 +410,7 @@ func TestSubjectFromAFileThatChanges(t *testing.T) {
 // Why there is no subject token is said, and is not remembered as this
 // profile's failure.
 func TestSubjectFails(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", exchangeText(h, "OAUTH2_SUBJECT_TOKEN_PROFILE", "subject"))
 	subject := func(want error) {
@@ -439,8 +451,7 @@ func TestSubjectFails(t *testing.T) {
 	if !errors.As(err, &failed) {
 		t.Errorf("error is %v", err)
 	}
-	h.wantRefused(t, broker.Request{Profile: "subject"}, 500, time.Second)
-	h.sleep(time.Second)
+	h.sleep(h.wantRefused(t, broker.Request{Profile: "subject"}, 500, time.Second))
 	h.get(t, plain)
 }
 
@@ -468,6 +479,7 @@ func gitHub(t *testing.T) (server *httptest.Server, asked *[]string, jwts *[]str
 }
 
 func TestGitHub(t *testing.T) {
+	t.Parallel()
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -519,6 +531,7 @@ func TestGitHub(t *testing.T) {
 
 // Where the client shows a certificate, the endpoints are those that want one.
 func TestMTLSAliases(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, authserver.Config{TLS: true, MTLS: true, Clients: []authserver.Client{
 		{ID: "client", Auth: authserver.AuthTLS, SubjectDN: "CN=dev", RefreshAlways: true},
 	}})
@@ -559,6 +572,7 @@ func TestMTLSAliases(t *testing.T) {
 
 // A token endpoint can be known by discovery only, and the client by none.
 func TestPrepareErrors(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	if _, err := h.Prepare(t.Context(), "nobody"); !errors.Is(err, store.ErrNotExist) {
 		t.Errorf("error is %v", err)
@@ -584,6 +598,7 @@ func TestPrepareErrors(t *testing.T) {
 
 // No grant leaves anything of its tokens on disk but a session's.
 func TestNothingAtRest(t *testing.T) {
+	t.Parallel()
 	private, public := signingKey(t)
 	c := client(nil)
 	c.Clients = append(c.Clients, authserver.Client{ID: "service", Auth: authserver.AuthNone})

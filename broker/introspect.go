@@ -46,6 +46,9 @@ func (b *Broker) Introspect(ctx context.Context, r Request) (*Introspection, err
 	in := &Introspection{Token: t}
 	claims, isJWT := oauth.JWTClaims(t.Access.Reveal())
 	if endpoint := p.Endpoints.Introspection; endpoint != "" {
+		if err := b.admit(ctx, r.Profile, endpoint); err != nil {
+			return nil, err
+		}
 		answer, err := p.Client.Introspect(ctx, endpoint, t.Access, "access_token")
 		var refused *oauth.Error
 		switch {

@@ -131,8 +131,8 @@ func (b *Broker) tellAgain(ctx context.Context, name string) error {
 
 var errNoEndpoint = errors.New("the server has no revocation endpoint")
 
-// told is what came of telling servers of revocations.
-type told struct {
+// telling is what came of telling servers of revocations.
+type telling struct {
 	revoked   int
 	left      int    // that are still to be told
 	problem   string // why a token lives on that no server will be told of again, or ""
@@ -142,8 +142,8 @@ type told struct {
 // tell tells servers of a profile's revocations, and takes those out of its
 // session, and of memory, that it is done with. It waits for servers without the profile's
 // turn, so that nobody else waits for them.
-func (b *Broker) tell(ctx context.Context, name string, list []revocation) told {
-	var t told
+func (b *Broker) tell(ctx context.Context, name string, list []revocation) telling {
+	var t telling
 	var done []revocation
 	list = slices.Clone(list)
 	for i := len(list) - 1; i >= 0; i-- {
@@ -153,7 +153,7 @@ func (b *Broker) tell(ctx context.Context, name string, list []revocation) told 
 		}
 	}
 	p, err := b.Prepare(ctx, name)
-	if err != nil && (!isOurs(err) || errors.As(err, new(*valuesError))) {
+	if err != nil && !isOurs(err) {
 		// A confidential client may well be one again when this has passed.
 		t.left, t.unreached, list = len(list), err, nil
 	}
@@ -172,6 +172,9 @@ func (b *Broker) tell(ctx context.Context, name string, list []revocation) told 
 		}
 		err := errNoEndpoint
 		if url != "" {
+			err = b.admit(ctx, name, url)
+		}
+		if err == nil {
 			err = client.Revoke(ctx, url, oauth.NewSecret(r.Token), r.Hint)
 		}
 		var answer *oauth.Error

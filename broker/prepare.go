@@ -26,9 +26,12 @@ type Prepared struct {
 	Metadata  *oauth.Metadata // nil: nothing was discovered
 	Issuer    string          // "" if not known
 
-	broker *Broker
-	known  session       // what the session had to say when it was prepared
-	sent   time.Duration // when Token last sent a request
+	broker  *Broker
+	at      time.Duration // when it was prepared
+	cause   string        // causeOf the text and its values
+	subject string        // fingerprint of the token that is to be exchanged, or ""
+	known   session       // what the session had to say when it was prepared
+	sent    time.Duration // when Token last sent a request
 }
 
 // Format prints which profile it is, and nothing of what it knows.
@@ -93,6 +96,11 @@ func (b *Broker) prepare(ctx context.Context, k textKey, text *profile.Text, who
 	if err != nil {
 		return nil, &valuesError{err}
 	}
+	return b.prepareWith(ctx, k, text, values, whole)
+}
+
+// prepareWith is prepare with the values resolved already.
+func (b *Broker) prepareWith(ctx context.Context, k textKey, text *profile.Text, values map[string]string, whole bool) (*Prepared, error) {
 	p, err := text.Profile(values)
 	if err != nil {
 		return nil, err
@@ -107,7 +115,7 @@ func (b *Broker) prepare(ctx context.Context, k textKey, text *profile.Text, who
 			return nil, &LoginError{Why: nobody}
 		}
 	}
-	ready := &Prepared{Name: k.profile, Version: k.version, Profile: p, Client: p.Client, Endpoints: p.Endpoints, Issuer: p.Issuer, broker: b}
+	ready := &Prepared{Name: k.profile, Version: k.version, Profile: p, Client: p.Client, Endpoints: p.Endpoints, Issuer: p.Issuer, broker: b, at: b.Now()}
 	if p.Issuer != "" && p.GitHub == nil && (whole || needsDiscovery(p)) {
 		m, err := b.discover(ctx, discoveryKey{p.Issuer, p.Client.Transport})
 		if err != nil {
@@ -125,6 +133,18 @@ func (b *Broker) prepare(ctx context.Context, k textKey, text *profile.Text, who
 		return nil, err
 	}
 	return ready, nil
+}
+
+// isOld says that the machine has slept since r was prepared: nothing is to be
+// spent before all is looked at again.
+func (r *Prepared) isOld() bool { return r.broker.Now()-r.at > flightTime }
+
+// endpoint is where tokens are asked for.
+func (r *Prepared) endpoint() string {
+	if r.Profile.GitHub != nil {
+		return r.Profile.GitHub.API
+	}
+	return r.Client.TokenURL
 }
 
 // needsDiscovery says whether a token can only be asked for once the server's

@@ -51,6 +51,7 @@ func (h *house) person(t *testing.T, p *others.Provider, name string) *oauth.Tok
 
 // The same as with the server of ours, with one that others wrote.
 func TestWithAProviderOfOthers(t *testing.T) {
+	t.Parallel()
 	p, err := others.Start(context.Background()) // until Close
 	if err != nil {
 		t.Fatal(err)

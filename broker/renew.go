@@ -34,7 +34,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	h.copyFromText(p)
 	loginError := func(why string) error {
 		e := &LoginError{Why: why}
-		if h.Ended != "" {
+		if h.Ended != "" && h.RefreshToken != "" {
 			e.Code = "invalid_grant"
 		}
 		if p.Profile.Request.Grant == oauth.GrantRefreshToken {
@@ -57,7 +57,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	isDefault := (k.scopes == "" || k.scopes == own.scopes) && own.scopes == h.TextScopes
 	if h.RefreshToken == "" {
 		k.scopes = own.scopes
-		return h.access(b.Now(), isDefault && k == own, loginError)
+		return b.savedToken(h, isDefault && k == own, loginError)
 	}
 	if h.DPoPKey != "" && p.Profile.DPoP != profile.Off && (p.Client.DPoP == nil || p.Client.DPoP.Key().JWK().Reveal() != h.DPoPKey) {
 		// Another one than when p was prepared.
@@ -66,7 +66,16 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		}
 	}
 
+	if p.isOld() {
+		return got{sent: b.Now()}, errAsleep
+	}
+	b.mu.Lock()
+	if b.closing {
+		b.mu.Unlock()
+		return got{sent: b.Now()}, context.Canceled
+	}
 	b.spends.Add(1)
+	b.mu.Unlock()
 	defer b.spends.Done()
 	spent := h.RefreshToken
 	mark := fingerprint(spent)
@@ -86,6 +95,8 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		}
 	}
 
+	ctx, cancel := b.ownTime(ctx)
+	defer cancel()
 	r.Grant = oauth.GrantRefreshToken
 	r.Params = url.Values{"refresh_token": {spent}}
 	if isDefault {
@@ -132,6 +143,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		}
 		origin.Spent = origin.Spent || origin.Yielded
 		b.Log.Warn("the session has ended", "profile", p.Name, "err", err)
+		b.event(Event{Kind: SessionEnded, Profile: p.Name, Err: loginError(h.Ended)})
 	}
 	if fromText {
 		h.taken(value, origin)
@@ -169,9 +181,9 @@ func (h *held) changed(before *session) bool {
 		normalise(h.Scopes) != normalise(before.Scopes) || !maps.Equal(h.Taken, before.Taken)
 }
 
-// access hands out the token of a login that yielded no refresh token.
-func (h *held) access(now time.Duration, isDefault bool, loginError func(string) error) (got, error) {
-	a := h.Access
+// savedToken hands out the token of a login that yielded no refresh token.
+func (b *Broker) savedToken(h *held, isDefault bool, loginError func(string) error) (got, error) {
+	a, now := h.Access, b.Now()
 	if !isDefault {
 		return got{}, loginError(onlyOne)
 	}
@@ -179,6 +191,9 @@ func (h *held) access(now time.Duration, isDefault bool, loginError func(string)
 	g := got{Token: t, sent: now, saved: true}
 	if a.Ends != nil {
 		left := time.Until(*a.Ends)
+		if a.At != nil && a.At.BootID != "" && a.At.BootID == b.BootID {
+			left = a.Life - b.since(*a.At)
+		}
 		if left <= 0 {
 			return got{}, loginError("the access token has ended, and the server gave no refresh token")
 		}

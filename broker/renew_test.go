@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,18 +23,9 @@ func (h *house) given(token string, lines ...string) string {
 	return strings.ReplaceAll(h.interactive(lines...), "authorization_code", "refresh_token") + "OAUTH2_REFRESH_TOKEN=" + token + "\n"
 }
 
-// inBubble begins a broker for the goroutines of a synctest bubble, on what is
-// stored.
-func (h *house) inBubble() {
-	h.Close()
-	start, before := time.Now(), h.now.Load()
-	c := h.config()
-	c.Now = func() time.Duration { return time.Duration(before) + time.Since(start) }
-	h.Broker = broker.New(c)
-}
-
 // What is written, what is asked for and what is handed out, in their order.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	first := h.login(t, "dev/network").RefreshToken.Reveal()
@@ -74,6 +64,7 @@ func TestRotation(t *testing.T) {
 }
 
 func TestRefreshTokenThatDoesNotRotate(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []string{authserver.RefreshSame, authserver.RefreshSilent} {
 		t.Run(policy, func(t *testing.T) {
 			h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = policy }))
@@ -103,6 +94,7 @@ func TestRefreshTokenThatDoesNotRotate(t *testing.T) {
 
 // A server may begin to rotate.
 func TestRefreshTokenThatRotatesLater(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshSilent }))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -120,6 +112,7 @@ func TestRefreshTokenThatRotatesLater(t *testing.T) {
 }
 
 func TestScopesAtRenewal(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive("OAUTH2_SCOPE='read write'"))
 	h.login(t, "dev/network", "read", "write")
@@ -149,17 +142,19 @@ func TestScopesAtRenewal(t *testing.T) {
 
 // Scopes beyond the grant are refused, and cost nothing.
 func TestScopeBeyondTheGrant(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network", "read")
 	r := broker.Request{Profile: "dev/network", Scopes: []string{"admin"}}
-	h.wantRefused(t, r, 400, time.Second)
+	h.wantRefused(t, r, 400, time.Minute)
 	h.fresh()
 	h.get(t, plain)
 }
 
 // Many ask for many different tokens of one refresh token: each is spent by one.
 func TestOneSpendAtATime(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) {
 		var scopes []string
 		for i := range 50 {
@@ -189,6 +184,7 @@ func TestOneSpendAtATime(t *testing.T) {
 
 // What cannot be written is not spent.
 func TestProbeFails(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	first := h.login(t, "dev/network")
@@ -215,6 +211,7 @@ func TestProbeFails(t *testing.T) {
 // Also where an earlier attempt has written that the token is being spent: the
 // disk may have filled up since.
 func TestProbeAgain(t *testing.T) {
+	t.Parallel()
 	for _, restarted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("after a restart: %t", restarted), func(t *testing.T) {
 			h := newHouse(t, client(nil))
@@ -249,31 +246,29 @@ func failSecond() func(string) error {
 }
 
 func TestSaveFailsAfterRotation(t *testing.T) {
-	h := newHouse(t, client(nil))
-	h.put(t, "dev/network", h.interactive())
-	h.login(t, "dev/network")
-	synctest.Test(t, func(t *testing.T) {
-		outside := h.Broker
-		h.inBubble()
-		defer func() { h.Close(); h.Broker = outside }()
-		h.disk.failing(failSecond())
-		got := h.get(t, plain)
+	t.Parallel()
+	inBubble(t, client(nil), func(t *testing.T, b *bubble) {
+		b.put(t, "dev/network", b.interactive())
+		b.login(t, "dev/network")
+		b.restart()
+		b.disk.failing(failSecond())
+		got := b.get(t, plain)
 		const warning = "its session could not be written and is in memory only"
 		if !got.Degraded || got.Warning != warning {
 			t.Errorf("got %v", got)
 		}
-		if names := h.Unsaved(); !slices.Equal(names, []string{"dev/network"}) {
+		if names := b.Unsaved(); !slices.Equal(names, []string{"dev/network"}) {
 			t.Errorf("unsaved: %q", names)
 		}
-		if again := h.get(t, plain); again.Access != got.Access || !again.Degraded || again.Warning != warning {
+		if again := b.get(t, plain); again.Access != got.Access || !again.Degraded || again.Warning != warning {
 			t.Errorf("from the cache: %v", again)
 		}
 		// It is tried after 1, 2, 4, … 60, 60 s.
 		tries := make(chan time.Time, 100)
-		h.disk.failing(func(string) error { tries <- time.Now(); return errDisk })
+		b.disk.failing(func(string) error { tries <- time.Now(); return errDisk })
 		start := time.Now()
 		time.Sleep(4*time.Minute + time.Second/2)
-		h.disk.full(false)
+		b.disk.full(false)
 		close(tries)
 		var waits []int
 		for at := range tries {
@@ -283,58 +278,55 @@ func TestSaveFailsAfterRotation(t *testing.T) {
 			t.Error(diff)
 		}
 		time.Sleep(time.Minute)
-		if names := h.Unsaved(); len(names) != 0 {
+		if names := b.Unsaved(); len(names) != 0 {
 			t.Errorf("unsaved once there is space again: %q", names)
 		}
-		if again := h.get(t, plain); again.Access != got.Access || again.Degraded || again.Warning != "" {
+		if again := b.get(t, plain); again.Access != got.Access || again.Degraded || again.Warning != "" {
 			t.Errorf("once it is written: %v", again)
 		}
 		// The new one is what is on disk.
-		time.Sleep(10 * time.Minute)
-		h.inBubble()
-		h.get(t, plain)
+		b.restart()
+		b.get(t, plain)
+		if l := b.server.Ledger("client"); l.Spent != 2 || l.SpentTwice != 0 {
+			t.Errorf("%+v", l)
+		}
 	})
-	if l := h.server.Ledger("client"); l.Spent != 2 || l.SpentTwice != 0 {
-		t.Errorf("%+v", l)
-	}
 }
 
 // What could not be written is written over whatever has become of the record.
 func TestSaveOverAChange(t *testing.T) {
-	h := newHouse(t, client(nil))
-	h.put(t, "dev/network", h.interactive())
-	h.login(t, "dev/network")
-	synctest.Test(t, func(t *testing.T) {
-		outside := h.Broker
-		h.inBubble()
-		defer func() { h.Close(); h.Broker = outside }()
-		h.get(t, plain)
-		time.Sleep(time.Hour)
-		h.disk.failing(failSecond())
-		h.get(t, plain)
-		version, err := h.sessions.Stat(t.Context(), "dev/network")
+	t.Parallel()
+	inBubble(t, client(nil), func(t *testing.T, b *bubble) {
+		b.put(t, "dev/network", b.interactive())
+		b.login(t, "dev/network")
+		b.restart()
+		b.get(t, plain)
+		time.Sleep(2 * time.Hour)
+		b.disk.failing(failSecond())
+		b.get(t, plain)
+		version, err := b.sessions.Stat(t.Context(), "dev/network")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := h.sessions.Delete(t.Context(), "dev/network", version); err != nil {
+		if err := b.sessions.Delete(t.Context(), "dev/network", version); err != nil {
 			t.Fatal(err)
 		}
-		h.disk.full(false)
+		b.disk.full(false)
 		time.Sleep(2 * time.Minute)
-		if names := h.Unsaved(); len(names) != 0 {
+		if names := b.Unsaved(); len(names) != 0 {
 			t.Errorf("unsaved: %q", names)
 		}
-		time.Sleep(time.Hour)
-		h.inBubble()
-		h.get(t, plain)
+		b.restart()
+		b.get(t, plain)
+		if l := b.server.Ledger("client"); l.SpentTwice != 0 {
+			t.Errorf("%+v", l)
+		}
 	})
-	if l := h.server.Ledger("client"); l.SpentTwice != 0 {
-		t.Errorf("%+v", l)
-	}
 }
 
 // In memory only, it is used from there: renewals go on.
 func TestRenewalOfWhatIsInMemoryOnly(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -356,6 +348,7 @@ func TestRenewalOfWhatIsInMemoryOnly(t *testing.T) {
 
 // Killed before it could be written: the session is lost, and that is said.
 func TestKilledWithTheSessionInMemory(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -372,6 +365,7 @@ func TestKilledWithTheSessionInMemory(t *testing.T) {
 
 // No answer: exactly once more, at once.
 func TestAmbiguousAnswer(t *testing.T) {
+	t.Parallel()
 	reset := authserver.Answer{Fault: authserver.ResetBefore}
 	for _, test := range []struct {
 		name    string
@@ -406,6 +400,7 @@ func TestAmbiguousAnswer(t *testing.T) {
 
 // A server that rotates and does not forgive: that is a login.
 func TestAmbiguousAnswerIsNotForgiven(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -420,13 +415,14 @@ func TestAmbiguousAnswerIsNotForgiven(t *testing.T) {
 // A token of which it is not known whether it was spent has had its second
 // chance: later attempts are one request each.
 func TestAmbiguousTwice(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
 	h.server.AnyClient().Always(authserver.Answer{Fault: authserver.ResetBefore})
 	for want := 2; want < 5; want++ {
 		h.fresh()
-		h.wantRefused(t, plain, 0, time.Second)
+		h.wantRefused(t, plain, 0, time.Second<<(want-2))
 		if n := len(h.spent()); n != want {
 			t.Errorf("sent %d times, want %d", n, want)
 		}
@@ -453,6 +449,7 @@ func (h *house) killInRenewal(t *testing.T) {
 }
 
 func TestKilledInARenewal(t *testing.T) {
+	t.Parallel()
 	t.Run("not spent", func(t *testing.T) {
 		h := newHouse(t, client(nil))
 		h.killInRenewal(t)
@@ -484,6 +481,7 @@ func TestKilledInARenewal(t *testing.T) {
 // The network need not be up when the daemon starts; what is said then holds
 // for the next attempt too.
 func TestKilledThenOffline(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.killInRenewal(t)
 	if _, err := h.Prepare(t.Context(), "dev/network"); err != nil { // the metadata are known
@@ -500,6 +498,7 @@ func TestKilledThenOffline(t *testing.T) {
 }
 
 func TestKilledThenNoAnswer(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.killInRenewal(t)
 	h.server.AnyClient().Then(authserver.Answer{Fault: authserver.ResetBefore})
@@ -512,6 +511,7 @@ func TestKilledThenNoAnswer(t *testing.T) {
 // invalid_grant ends the session: the refresh token stays in the record, and is
 // not sent again.
 func TestInvalidGrant(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	token := h.login(t, "dev/network").RefreshToken.Reveal()
@@ -542,6 +542,7 @@ func TestInvalidGrant(t *testing.T) {
 
 // While the last token lives it is handed out, and it is said that it is the last.
 func TestLivingTokenAfterInvalidGrant(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	first := h.login(t, "dev/network")
@@ -562,6 +563,7 @@ func TestLivingTokenAfterInvalidGrant(t *testing.T) {
 // A refresh token may come in an answer that is otherwise no good. It may be
 // the only one that still works.
 func TestOddAnswerWithRefreshToken(t *testing.T) {
+	t.Parallel()
 	for _, answer := range []authserver.Answer{
 		{Drop: []string{"access_token"}},
 		{Set: map[string]any{"expires_in": -1}},
@@ -586,6 +588,7 @@ func TestOddAnswerWithRefreshToken(t *testing.T) {
 }
 
 func TestTokenTooLargeAtARenewal(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -597,6 +600,7 @@ func TestTokenTooLargeAtARenewal(t *testing.T) {
 }
 
 func TestRefreshTokenOfTheText(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	a := h.issue(t).RefreshToken.Reveal()
 	h.put(t, "dev/network", h.given(a))
@@ -632,6 +636,7 @@ func TestRefreshTokenOfTheText(t *testing.T) {
 }
 
 func TestRefreshTokenOfTheTextIsRejected(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.given("no-such-token"))
 	const why = "refresh token rejected: invalid_grant"
@@ -649,12 +654,14 @@ func TestRefreshTokenOfTheTextIsRejected(t *testing.T) {
 
 // For a grant that a person begins, it is a login that is needed.
 func TestRefreshTokenBesideALogin(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive("OAUTH2_REFRESH_TOKEN=no-such-token"))
 	h.wantLogin(t, plain, "refresh token rejected: invalid_grant", "")
 }
 
 func TestALoginIsNotOverwrittenByTheTextsRefreshToken(t *testing.T) {
+	t.Parallel()
 	for _, tried := range []bool{false, true} {
 		t.Run(fmt.Sprintf("tried before: %t", tried), func(t *testing.T) {
 			h := newHouse(t, client(nil))
@@ -678,6 +685,7 @@ func TestALoginIsNotOverwrittenByTheTextsRefreshToken(t *testing.T) {
 // When the text's own token cannot be copied it is not spent either, and it is
 // copied later.
 func TestRefreshTokenOfTheTextAndFullDisk(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	a := h.issue(t).RefreshToken.Reveal()
 	h.put(t, "dev/network", h.given(a))
@@ -713,6 +721,7 @@ func TestRefreshTokenOfTheTextAndFullDisk(t *testing.T) {
 
 // Nothing of the text but the token itself is needed for a renewal by key.
 func TestRefreshTokenAtAnotherEndpoint(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	other := authserver.Start(t, authserver.Config{Clients: []authserver.Client{{ID: "client", Secret: secret}}})
 	h.put(t, "dev/network", h.given(h.issue(t).RefreshToken.Reveal()))
@@ -727,6 +736,7 @@ func TestRefreshTokenAtAnotherEndpoint(t *testing.T) {
 // The secret that is to follow is tried where the first is refused, and then
 // stays, until the text has others.
 func TestNextSecret(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
 	text := func(secret, next string) string {
 		return "OAUTH2_TOKEN_URL=" + h.server.TokenURL + "\nCLIENT_ID=client\nCLIENT_SECRET=" + secret + "\nCLIENT_SECRET_NEXT=" + next + "\n"
@@ -762,11 +772,11 @@ func TestNextSecret(t *testing.T) {
 	h.server.AnyClient().Then(failing, authserver.Answer{Error: "invalid_grant"})
 	h.wantRefused(t, plain, 500, time.Second)
 	h.fresh()
-	h.wantRefused(t, plain, 400, time.Second)
+	h.wantRefused(t, plain, 400, time.Minute)
 	wantSecrets(secret, secret)
 	// Neither is good.
 	h.put(t, "dev/network", text("wrong", "wrong-too"))
-	h.wantRefused(t, plain, 401, time.Second)
+	h.wantRefused(t, plain, 401, 15*time.Minute)
 	wantSecrets("wrong", "wrong-too")
 	if bytes.Contains(h.atRest(t), []byte(secret)) {
 		t.Error("a client secret is in a session")
@@ -774,6 +784,7 @@ func TestNextSecret(t *testing.T) {
 }
 
 func TestNextSecretAtARenewal(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	text := func(secret string) string {
 		return strings.ReplaceAll(h.interactive(), "CLIENT_SECRET=CANARY-client-secret", "CLIENT_SECRET="+secret) + "CLIENT_SECRET_NEXT=CANARY-client-secret\n"
@@ -797,6 +808,7 @@ func TestNextSecretAtARenewal(t *testing.T) {
 
 // And at the login itself.
 func TestNextSecretAtALogin(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", strings.ReplaceAll(h.interactive(), "CLIENT_SECRET=CANARY-client-secret", "CLIENT_SECRET=old-secret")+"CLIENT_SECRET_NEXT=CANARY-client-secret\n")
 	h.login(t, "dev/network")
@@ -808,6 +820,7 @@ func TestNextSecretAtALogin(t *testing.T) {
 
 // Scopes and the like may stand in a file.
 func TestScopeFromAFile(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
 	h.values = func() (map[string]string, error) { return map[string]string{"OAUTH2_SCOPE": "write read"}, nil }
 	h.put(t, "cc", h.text("OAUTH2_SCOPE_FILE=/somewhere"))
@@ -830,6 +843,7 @@ func TestScopeFromAFile(t *testing.T) {
 
 // A turn is not kept by whoever waits for it and goes.
 func TestWhoeverLeavesTheQueue(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -863,6 +877,7 @@ func TestWhoeverLeavesTheQueue(t *testing.T) {
 // The default roots of a session are those of its own profile only: two
 // profiles with one client have two sessions.
 func TestSessionsOfTwoProfiles(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "a", h.interactive())
 	h.put(t, "b", h.interactive())
@@ -877,6 +892,7 @@ func TestSessionsOfTwoProfiles(t *testing.T) {
 
 // One profile whose server hangs delays no other.
 func TestHangingRenewalDelaysNobodyElse(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "a", h.interactive())
 	h.put(t, "b", h.interactive())
@@ -894,13 +910,14 @@ func TestHangingRenewalDelaysNobodyElse(t *testing.T) {
 
 // Whatever goes on beside it, a refresh token is sent once.
 func TestNoRefreshTokenIsSentTwice(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
 	var all sync.WaitGroup
-	for i := range 8 {
+	for i := range 6 {
 		all.Go(func() {
-			for n := range 20 {
+			for n := range 15 {
 				r := broker.Request{Profile: "dev/network", Force: n%3 == 0}
 				if n%2 == 0 {
 					r.Scopes = []string{[]string{"read", "write", "admin"}[(i+n)%3]}
@@ -913,7 +930,10 @@ func TestNoRefreshTokenIsSentTwice(t *testing.T) {
 				case i == 2 && n%5 == 4:
 					h.Drop()
 				}
-				if _, err := h.Token(t.Context(), r); err != nil && !strings.Contains(err.Error(), "all the time") {
+				_, err := h.Token(t.Context(), r)
+				// The others' jumps of the clock may come twice in one fetch.
+				if err != nil && !slices.ContainsFunc([]string{"all the time", "the machine was suspended", "it had ended when it came"},
+					func(s string) bool { return strings.Contains(err.Error(), s) }) {
 					t.Error(err)
 				}
 				h.sleep(time.Minute)

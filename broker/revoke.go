@@ -128,12 +128,16 @@ func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, er
 		}
 	}
 	e.tell = slices.Concat(kept, inMemory)
-	h.RefreshToken, h.Access, h.Scopes, h.Fixed, h.Spending, h.Ended, h.DPoPKey = "", nil, nil, false, "", "", ""
+	lived := h.RefreshToken != "" || h.Access != nil
+	h.RefreshToken, h.Access, h.Scopes, h.Fixed, h.Spending, h.Ended, h.DPoPKey, h.Refusals = "", nil, nil, false, "", "", "", nil
 	h.Revocations = slices.Concat(h.Revocations, kept)
 	if err := b.save(ctx, h); err != nil {
 		return e, err
 	}
 	b.Forget(name)
+	if lived {
+		b.event(Event{Kind: SessionEnded, Profile: name})
+	}
 	b.mu.Lock()
 	delete(b.provers, name)
 	if len(inMemory) > 0 {

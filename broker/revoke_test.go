@@ -45,6 +45,7 @@ func (h *house) revoke(t *testing.T, want broker.Revoked) {
 }
 
 func TestRevoke(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	first := h.login(t, "dev/network")
@@ -81,6 +82,7 @@ func TestRevoke(t *testing.T) {
 
 // The session is gone, durably, before anybody is told.
 func TestRevokeIsDurableFirst(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	login := h.login(t, "dev/network")
@@ -117,6 +119,7 @@ func TestRevokeIsDurableFirst(t *testing.T) {
 }
 
 func TestRevokeCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	first := h.login(t, "dev/network")
@@ -134,8 +137,19 @@ func TestRevokeCannotBeWritten(t *testing.T) {
 	h.revoke(t, broker.Revoked{Revoked: 2})
 }
 
+// inBubble begins a broker for the goroutines of a synctest bubble, on what is
+// stored.
+func (h *house) inBubble() {
+	h.Close()
+	start, before := time.Now(), h.now.Load()
+	c := h.config()
+	c.Now = func() time.Duration { return time.Duration(before) + time.Since(start) }
+	h.Broker = broker.New(c)
+}
+
 // Nobody answers: it is told later, less and less often.
 func TestRevokeOffline(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -176,6 +190,7 @@ func TestRevokeOffline(t *testing.T) {
 
 // And after a restart.
 func TestResume(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.put(t, "other", h.interactive())
@@ -214,6 +229,7 @@ func TestResume(t *testing.T) {
 
 // With nothing to tell nothing runs.
 func TestResumeWithNothing(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -227,6 +243,7 @@ func TestResumeWithNothing(t *testing.T) {
 
 // A server that says no will not say yes later.
 func TestRevokeRefused(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -242,6 +259,7 @@ func TestRevokeRefused(t *testing.T) {
 }
 
 func TestRevokeCounts(t *testing.T) {
+	t.Parallel()
 	refused := authserver.Answer{Endpoint: "revoke", Error: "unsupported_token_type"}
 	busy := authserver.Answer{Endpoint: "revoke", Status: 503}
 	done := authserver.Answer{Endpoint: "revoke"}
@@ -282,6 +300,7 @@ func TestRevokeCounts(t *testing.T) {
 
 // What is queued is told though the record could not be written just then.
 func TestRevocationsAreToldThoughTheRecordCouldNotBeWritten(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -313,6 +332,7 @@ func TestRevocationsAreToldThoughTheRecordCouldNotBeWritten(t *testing.T) {
 
 // A client that needs its secret has it again once the metadata can be read.
 func TestRevokeWhileTheMetadataCannotBeRead(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -336,6 +356,7 @@ func TestRevokeWhileTheMetadataCannotBeRead(t *testing.T) {
 // A secret that a command gives may be out of reach for a while, as when a
 // password manager is locked.
 func TestRevokeWhileACommandFails(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	good := func() (map[string]string, error) { return map[string]string{"CLIENT_SECRET": secret}, nil }
 	resolve := func(f func() (map[string]string, error)) {
@@ -368,6 +389,7 @@ func TestRevokeWhileACommandFails(t *testing.T) {
 
 // The endpoint need not have been known when the session began.
 func TestRevokeFindsTheEndpoint(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Auth = authserver.AuthPost }))
 	text := func(token string) string {
 		return h.given(token, "OAUTH2_TOKEN_URL="+h.server.TokenURL, "OAUTH2_CLIENT_AUTH=client_secret_post")
@@ -379,6 +401,7 @@ func TestRevokeFindsTheEndpoint(t *testing.T) {
 }
 
 func TestRevokeWithoutEndpoint(t *testing.T) {
+	t.Parallel()
 	c := client(nil)
 	c.Metadata = map[string]any{"revocation_endpoint": nil}
 	h := newHouse(t, c)
@@ -392,6 +415,7 @@ func TestRevokeWithoutEndpoint(t *testing.T) {
 }
 
 func TestRevokeNobody(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	if _, err := h.Revoke(t.Context(), "nobody"); !errors.Is(err, store.ErrNotExist) {
 		t.Errorf("error is %v", err)
@@ -405,6 +429,7 @@ func TestRevokeNobody(t *testing.T) {
 
 // A profile that vanished: of its session enough is known for a public client.
 func TestRevokeOfAVanishedProfile(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, authserver.Config{Clients: []authserver.Client{
 		{ID: "client", Secret: secret, Opaque: true, RefreshAlways: true},
 		{ID: "public", Auth: authserver.AuthNone},
@@ -442,6 +467,7 @@ func TestRevokeOfAVanishedProfile(t *testing.T) {
 
 // Trust is not needed to end what began with it.
 func TestRevokeOfAnUntrustedText(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -462,6 +488,7 @@ func TestRevokeOfAnUntrustedText(t *testing.T) {
 }
 
 func TestRevokeWithoutSession(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", "OAUTH2_ISSUER="+h.server.Issuer+"\nCLIENT_ID=client\nCLIENT_SECRET="+secret+"\n")
 	first := h.get(t, plain)
@@ -477,6 +504,7 @@ func TestRevokeWithoutSession(t *testing.T) {
 
 // THREATS: a logout during a fetch resurrects no token.
 func TestRevokeDuringAFetch(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", "OAUTH2_ISSUER="+h.server.Issuer+"\nCLIENT_ID=client\nCLIENT_SECRET="+secret+"\n")
 	h.server.AnyClient().Then(hanging)
@@ -501,7 +529,8 @@ func TestRevokeDuringAFetch(t *testing.T) {
 }
 
 func TestRevokeDuringARenewal(t *testing.T) {
-	for round := range 20 {
+	t.Parallel()
+	for round := range 6 {
 		h := newHouse(t, client(nil))
 		h.put(t, "dev/network", h.interactive())
 		h.login(t, "dev/network")
@@ -526,6 +555,7 @@ func TestRevokeDuringARenewal(t *testing.T) {
 
 // What the text began with is not taken again once it is revoked.
 func TestRevokedTokenOfTheTextStaysAway(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []string{authserver.RefreshRotate, authserver.RefreshSilent} {
 		h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = policy }))
 		a := h.issue(t).RefreshToken.Reveal()
@@ -544,6 +574,7 @@ func TestRevokedTokenOfTheTextStaysAway(t *testing.T) {
 }
 
 func TestRevokeOfWhatIsInMemoryOnly(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	version := h.put(t, "dev/network", h.interactive())
 	p, err := h.Prepare(t.Context(), "dev/network")
@@ -573,6 +604,7 @@ func TestRevokeOfWhatIsInMemoryOnly(t *testing.T) {
 }
 
 func TestRevokeAll(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	var want []broker.Revoked
 	for i := range 12 {
@@ -614,6 +646,7 @@ func TestRevokeAll(t *testing.T) {
 
 // One record that cannot be read is said, and keeps nobody from the rest.
 func TestRevokeAllButOne(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "b", h.interactive())
 	h.login(t, "b")
@@ -634,6 +667,7 @@ func TestRevokeAllButOne(t *testing.T) {
 
 // A login after a logout that the server has not heard of yet.
 func TestLoginWhileRevocationsWait(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	old := h.login(t, "dev/network")
@@ -658,6 +692,7 @@ func TestLoginWhileRevocationsWait(t *testing.T) {
 
 // Nobody tells a server for ever.
 func TestOldRevocations(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")

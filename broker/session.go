@@ -68,6 +68,8 @@ type session struct {
 	// ClientSecret is the fingerprint of the client secret that is in force,
 	// once it is not the text's CLIENT_SECRET any more.
 	ClientSecret string `json:"client_secret,omitempty"`
+	// Refusals are what the server has said no to.
+	Refusals []refusal `json:"refusals,omitempty"`
 	// Revocations are still to be told to a server.
 	Revocations []revocation `json:"revocations,omitempty"`
 	// Moving is set while the record moves to the profile's new name.
@@ -99,6 +101,10 @@ type savedAccess struct {
 	Type   string     `json:"type"`
 	Scopes []string   `json:"scopes,omitempty"`
 	Ends   *time.Time `json:"ends,omitempty"` // nil: when it is refused
+	// At is when its life of Life began; nil in records of an earlier tokend. Within
+	// one boot of the machine it is what counts.
+	At   *moment       `json:"at,omitempty"`
+	Life time.Duration `json:"life,omitempty"`
 }
 
 // fingerprint names a secret without being it.
@@ -156,7 +162,7 @@ func (s *session) taken(value string, t taken) {
 // empty says that nothing in s has to be kept.
 func (s *session) empty() bool {
 	return s.RefreshToken == "" && s.Access == nil && s.Ended == "" && len(s.Taken) == 0 &&
-		s.DPoPKey == "" && s.ClientSecret == "" && len(s.Revocations) == 0
+		s.DPoPKey == "" && s.ClientSecret == "" && len(s.Refusals) == 0 && len(s.Revocations) == 0
 }
 
 // held is a session as it was read, or as it should be but cannot be written.
@@ -249,8 +255,16 @@ func (b *Broker) save(ctx context.Context, h *held) error {
 		return fmt.Errorf("writing the session: %w", err)
 	}
 	b.mu.Lock()
-	delete(b.unsaved, h.Profile)
+	wasUnsaved := b.unsaved[h.Profile] != nil
+	if wasUnsaved {
+		delete(b.unsaved, h.Profile)
+		b.event(Event{Kind: SessionSaved, Profile: h.Profile})
+		b.notify(h.Profile)
+	}
 	b.mu.Unlock()
+	if wasUnsaved {
+		b.Log.Info("the session is written now", "profile", h.Profile)
+	}
 	b.setQueued(h.Profile, len(h.Revocations))
 	return nil
 }
@@ -269,6 +283,7 @@ func (b *Broker) keep(ctx context.Context, h *held) error {
 	b.setQueued(h.Profile, len(h.Revocations))
 	b.keepLater(b.saver)
 	b.Log.Error("a session is in memory only", "profile", h.Profile, "err", err)
+	b.event(Event{Kind: SessionUnsaved, Profile: h.Profile, Err: err})
 	return err
 }
 
@@ -352,7 +367,7 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 		h.taken(value, taken{Text: p.Version, Spent: true})
 	}
 	h.RefreshToken, h.Access = t.RefreshToken.Reveal(), nil
-	h.Scopes, h.Fixed, h.Spending, h.Ended = t.Scopes, false, "", ""
+	h.Scopes, h.Fixed, h.Spending, h.Ended, h.Refusals = t.Scopes, false, "", "", nil
 	if !t.ScopesGiven {
 		h.Scopes = asked
 	}
@@ -361,8 +376,10 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 	if h.RefreshToken == "" {
 		h.Access = &savedAccess{Token: t.AccessToken.Reveal(), Type: t.Type, Scopes: h.Scopes}
 		if t.LifetimeGiven {
-			ends := time.Now().Add(t.Lifetime - (b.Now() - p.sent)).UTC()
-			h.Access.Ends = &ends
+			at := b.moment()
+			at.Wall, at.Boot = at.Wall.Add(p.sent-at.Boot), p.sent
+			ends := at.Wall.Add(t.Lifetime)
+			h.Access.Ends, h.Access.At, h.Access.Life = &ends, &at, t.Lifetime
 		}
 	}
 	if err := b.keep(ctx, h); err != nil {
@@ -372,12 +389,15 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.forget(p.Name)
-	b.sweep()
 	m := makeToken(p, got{t, p.sent, h.RefreshToken == ""})
 	m.scopes = h.Scopes
 	// Without facts: whoever asks for it first has the text read, and its trust
 	// looked at.
-	b.tokens[factsOf(textKey{p.Name, p.Version}, p.Profile).key()] = &entry{token: m, sent: p.sent}
+	f := factsOf(textKey{p.Name, p.Version}, p.Profile)
+	e := b.entryOf(f, f.key())
+	e.token, e.sent, e.due = m, p.sent, m.renewalTime(p.Profile.RenewAt)
+	b.event(Event{Kind: SessionBegun, Profile: p.Name, Fingerprint: fingerprint(m.access.Reveal()), Ends: time.Now().Add(m.remaining(b.Now()))})
+	b.notify(p.Name)
 	return warning, nil
 }
 

@@ -109,7 +109,7 @@ func newHouse(t *testing.T, c authserver.Config) *house {
 		c.Lifetime = 600 * time.Second
 	}
 	w.server = authserver.Start(t, c)
-	w.store, w.sessions = newStore(t), newStore(t)
+	w.store, w.sessions = newStore(t, w), newStore(t, w)
 	w.now.Store(int64(time.Hour))
 	h := &house{world: w, disk: &sessions{Store: w.sessions}}
 	w.Broker = broker.New(h.config())
@@ -267,6 +267,7 @@ func (h *house) await(t *testing.T, path string, n int) {
 func (h *house) fresh() { h.sleep(time.Hour) }
 
 func TestNobodyHasLoggedIn(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.wantLogin(t, plain, "nobody is logged in", "")
@@ -277,6 +278,7 @@ func TestNobodyHasLoggedIn(t *testing.T) {
 }
 
 func TestAdoptThenToken(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	version := h.put(t, "dev/network", h.interactive("OAUTH2_SCOPE='read write'", "API_URL=https://api.example"))
 	got := h.login(t, "dev/network", "read", "write", "admin")
@@ -307,6 +309,7 @@ func TestAdoptThenToken(t *testing.T) {
 // A login counts the token's life from its request, also where the person's
 // login is adopted later.
 func TestAdoptCountsFromTheRequest(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
 	h.put(t, "dev/network", h.interactive())
 	p, err := h.Prepare(t.Context(), "dev/network")
@@ -331,6 +334,7 @@ func TestAdoptCountsFromTheRequest(t *testing.T) {
 }
 
 func TestAdoptWithoutAPlaceToKeepIt(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	p, err := h.Prepare(t.Context(), "dev/network")
@@ -357,6 +361,7 @@ func TestAdoptWithoutAPlaceToKeepIt(t *testing.T) {
 
 // A caller who goes away does not stop what must be written.
 func TestWritingSurvivesTheCaller(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	p, err := h.Prepare(t.Context(), "dev/network")
@@ -379,6 +384,7 @@ func TestWritingSurvivesTheCaller(t *testing.T) {
 
 // Where a login brings no refresh token the access token is the credential.
 func TestLoginWithoutRefreshToken(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
 	h.put(t, "dev/network", h.interactive("OAUTH2_SCOPE=read"))
 	first := h.login(t, "dev/network", "read")
@@ -400,6 +406,7 @@ func TestLoginWithoutRefreshToken(t *testing.T) {
 }
 
 func TestLoginWithoutRefreshTokenEnds(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
 	h.put(t, "dev/network", h.interactive())
 	h.server.AnyClient().Then(lifetime(1))
@@ -416,12 +423,14 @@ func TestLoginWithoutRefreshTokenEnds(t *testing.T) {
 	h.restart()
 	timer := time.NewTimer(time.Until(ends))
 	<-timer.C
+	h.sleep(time.Second + time.Millisecond) // the two clocks are not read at once
 	h.wantLogin(t, plain, "the access token has ended, and the server gave no refresh token", "")
 	h.wantRequests(t, 1)
 }
 
 // No expires_in: it is good until it is refused.
 func TestLoginWithoutRefreshTokenOrExpiry(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone }))
 	h.put(t, "dev/network", h.interactive("OAUTH2_DEFAULT_LIFETIME=10m"))
 	h.server.AnyClient().Then(noExpiry)
@@ -441,6 +450,7 @@ func TestLoginWithoutRefreshTokenOrExpiry(t *testing.T) {
 }
 
 func TestRecordOfAnotherProfile(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "a", h.interactive())
 	h.put(t, "b", h.interactive())
@@ -461,6 +471,7 @@ func TestRecordOfAnotherProfile(t *testing.T) {
 }
 
 func TestDamagedRecord(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	damaged := []byte(`{"profile":"dev/network","refresh_token":"CANARY-rt`)
@@ -481,6 +492,7 @@ func TestDamagedRecord(t *testing.T) {
 
 // A logout and a login are the ways out.
 func TestDamagedRecordIsReplaced(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive("OAUTH2_DPOP=off"))
 	damage := func() {
@@ -511,6 +523,7 @@ func TestDamagedRecordIsReplaced(t *testing.T) {
 
 // A login with the default settings, too.
 func TestLoginOverADamagedRecord(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	if _, err := h.sessions.Put(t.Context(), "dev/network", []byte("{"), ""); err != nil {
@@ -522,6 +535,7 @@ func TestLoginOverADamagedRecord(t *testing.T) {
 }
 
 func TestLockedSessions(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -535,6 +549,7 @@ func TestLockedSessions(t *testing.T) {
 
 // What was got from one server, as one client, goes nowhere else.
 func TestSessionIsBound(t *testing.T) {
+	t.Parallel()
 	other := authserver.Start(t, authserver.Config{Clients: []authserver.Client{{ID: "client", Secret: secret}, {ID: "second", Secret: secret}}})
 	for _, test := range []struct {
 		name, why string
@@ -589,6 +604,7 @@ func TestSessionIsBound(t *testing.T) {
 // A login while a renewal of the session before it is on its way: what that
 // brings is neither kept nor handed to anybody who comes later.
 func TestAdoptDuringARenewal(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "dev/network", h.interactive())
 	h.login(t, "dev/network")
@@ -644,6 +660,7 @@ type cut struct {
 // At every point where a Move can end, text and session are there under one
 // name, and nothing is there twice once both names were looked at.
 func TestMoveCut(t *testing.T) {
+	t.Parallel()
 	for _, other := range []bool{false, true} {
 		for _, c := range []cut{{0, true}, {0, false}, {1, true}, {1, false}, {2, true}, {2, false}, {3, true}, {3, false}, {4, true}, {4, false}} {
 			t.Run(fmt.Sprintf("over another record: %t, %+v", other, c), func(t *testing.T) {
@@ -772,6 +789,7 @@ func (h *house) move(t *testing.T, from, to string) {
 func nothing(context.Context) error { return nil }
 
 func TestMove(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "old", h.interactive())
 	token := h.login(t, "old")
@@ -793,6 +811,7 @@ func TestMove(t *testing.T) {
 
 // A session that is in memory only must not be lost by a move.
 func TestMoveOfWhatCouldNotBeWritten(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "old", h.interactive())
 	h.login(t, "old")
@@ -823,6 +842,7 @@ func TestMoveOfWhatCouldNotBeWritten(t *testing.T) {
 
 // Where the text stays, the session goes back.
 func TestMoveBack(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "old", h.interactive())
 	token := h.login(t, "old").RefreshToken.Reveal()
@@ -841,6 +861,7 @@ func TestMoveBack(t *testing.T) {
 
 // A full disk lets files be deleted, and none be written.
 func TestMoveBackOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	h.put(t, "old", h.interactive())
 	token := h.login(t, "old").RefreshToken.Reveal()
@@ -863,6 +884,7 @@ func TestMoveBackOnAFullDisk(t *testing.T) {
 
 // At every cut on the way back there is one session that can be used.
 func TestMoveBackCut(t *testing.T) {
+	t.Parallel()
 	for n := range 4 {
 		h := newHouse(t, client(nil))
 		h.put(t, "old", h.interactive())
@@ -901,6 +923,7 @@ func TestMoveBackCut(t *testing.T) {
 // What a vanished profile left under the new name is neither taken over nor
 // lost.
 func TestMoveOntoAnOrphan(t *testing.T) {
+	t.Parallel()
 	for _, logged := range []bool{true, false} {
 		t.Run(fmt.Sprintf("the moved profile has a session: %t", logged), func(t *testing.T) {
 			h := newHouse(t, client(nil))
@@ -944,6 +967,7 @@ func TestMoveOntoAnOrphan(t *testing.T) {
 }
 
 func TestOrphans(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, client(nil))
 	versions := make(map[string]store.Version)
 	for _, name := range []string{"a", "b", "c"} {

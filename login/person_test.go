@@ -49,9 +49,10 @@ func prepare(t *testing.T, s *authserver.Server, lines ...string) *broker.Prepar
 func prepareVars(t *testing.T, vars []envfile.Var) *broker.Prepared {
 	t.Helper()
 	b := broker.New(broker.Config{
-		Resolve: func(context.Context, []profile.External) (map[string]string, error) { return nil, nil },
-		Now:     func() time.Duration { return 0 },
-		Log:     slog.New(slog.DiscardHandler),
+		Resolve:   func(context.Context, []profile.External) (map[string]string, error) { return nil, nil },
+		Now:       func() time.Duration { return 0 },
+		RateLimit: 20,
+		Log:       slog.New(slog.DiscardHandler),
 	})
 	t.Cleanup(b.Close)
 	p, err := b.PrepareText(t.Context(), "dev/network", envfile.Format(vars))

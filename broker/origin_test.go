@@ -1,0 +1,219 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tokend/broker"
+	"tokend/oauth"
+	"tokend/test/authserver"
+)
+
+// retryAfter is how long an error says to wait.
+func retryAfter(t *testing.T, err error) time.Duration {
+	t.Helper()
+	var refused *broker.RefusedError
+	if !errors.As(err, &refused) {
+		t.Fatalf("error is %v, want a RefusedError", err)
+	}
+	return refused.RetryAfter
+}
+
+// A server that says for how long it wants to be left alone is, by all profiles;
+// others are not concerned.
+func TestRetryAfterClosesTheOrigin(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+		for _, form := range []string{"seconds", "date"} {
+			t.Run(fmt.Sprint(status, " ", form), func(t *testing.T) {
+				inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+					b.put(t, "living", b.text())
+					b.put(t, "dev/network", b.text())
+					b.put(t, "third", b.text("OAUTH2_SCOPE=third"))
+					b.put(t, "elsewhere", b.textOf(b.other))
+					b.other.always(grants(600 * time.Second))
+					b.front.always(grants(130 * time.Second))
+					living := b.get(t, broker.Request{Profile: "living"})
+					value := "120"
+					if form == "date" {
+						value = time.Now().Add(120 * time.Second).UTC().Format(http.TimeFormat)
+					}
+					b.front.always(says(status, nil, "Retry-After", value))
+					b.front.times()
+					begin := b.clock()
+					for _, name := range []string{"dev/network", "dev/network", "third"} {
+						_, err := b.Token(t.Context(), broker.Request{Profile: name, Force: true})
+						var answer *oauth.Error
+						if left := retryAfter(t, err); left != 120*time.Second || !errors.As(err, &answer) || answer.Status != status {
+							t.Errorf("%s: refused for %v with %v", name, left, err)
+						}
+					}
+					b.wantTimes(t, begin, 0)
+					b.front.always(grants(600 * time.Second))
+					b.get(t, broker.Request{Profile: "elsewhere"})
+					// A renewal that comes due meanwhile waits too, and its token is handed out.
+					time.Sleep(119 * time.Second)
+					if got := b.atOnce(t, broker.Request{Profile: "living"}); got.Access != living.Access || got.Remaining != 11*time.Second {
+						t.Errorf("got %v", got)
+					}
+					if _, err := b.Token(t.Context(), broker.Request{Profile: "third"}); retryAfter(t, err) != time.Second {
+						t.Errorf("error is %v", err)
+					}
+					b.wantTimes(t, begin)
+					time.Sleep(time.Second)
+					b.get(t, broker.Request{Profile: "third"})
+					b.get(t, broker.Request{Profile: "dev/network"})
+					time.Sleep(3 * time.Second)
+					if got := b.atOnce(t, broker.Request{Profile: "living"}); got.Access == living.Access || got.Degraded {
+						t.Errorf("got %v", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Without a time the origin is left alone for longer and longer.
+func TestTooManyRequestsWithoutATime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+		b.put(t, "a", b.text())
+		b.put(t, "b", b.text())
+		b.front.always(says(http.StatusTooManyRequests, nil))
+		for i, wait := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300} {
+			wait *= time.Second
+			// Whoever comes first asks for all.
+			names := []string{"a", "b"}
+			_, err := b.Token(t.Context(), broker.Request{Profile: names[i%2], Scopes: []string{fmt.Sprint(i)}})
+			retryAfter(t, err)
+			_, err = b.Token(t.Context(), broker.Request{Profile: names[1-i%2], Scopes: []string{fmt.Sprint(i)}})
+			left := retryAfter(t, err)
+			if left < wait || left > wait+wait/2 {
+				t.Errorf("%d: the other is left alone for %v, want %v", i, left, wait)
+			}
+			if n := len(b.front.times()); n != 1 {
+				t.Errorf("%d: %d requests", i, n)
+			}
+			time.Sleep(left)
+		}
+		b.front.always(grants(time.Hour))
+		time.Sleep(8 * time.Minute)
+		b.get(t, broker.Request{Profile: "a"})
+		// A success begins it anew.
+		b.front.always(says(http.StatusTooManyRequests, nil))
+		_, err := b.Token(t.Context(), broker.Request{Profile: "a", Scopes: []string{"more"}})
+		if left := retryAfter(t, err); left > 1500*time.Millisecond {
+			t.Errorf("left alone for %v", left)
+		}
+	})
+}
+
+// A crowd that wants different tokens gets them at the rate, all of them.
+func TestRateLimit(t *testing.T) {
+	t.Parallel()
+	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+		b.put(t, "dev/network", b.text())
+		b.put(t, "elsewhere", b.textOf(b.other))
+		b.other.always(grants(600 * time.Second))
+		b.front.always(grants(600 * time.Second))
+		b.get(t, plain) // all is well with the client
+		b.front.times()
+		var all sync.WaitGroup
+		for i := range 120 {
+			all.Go(func() {
+				if _, err := b.Token(t.Context(), scoped(fmt.Sprint(i))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		b.atOnce(t, broker.Request{Profile: "elsewhere"}) // another server's limit is another's
+		all.Wait()
+		at := b.front.times()
+		wantRate(t, at, 20, 10)
+		if n := len(at); n != 120 {
+			t.Errorf("%d requests", n)
+		}
+	})
+}
+
+// More than can be asked for before they would give up: those are told at once.
+func TestTooManyForTheRate(t *testing.T) {
+	t.Parallel()
+	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+		b.put(t, "dev/network", b.text())
+		b.changes = func(c *broker.Config) { c.RateLimit = 2 }
+		b.restart()
+		b.front.always(grants(600 * time.Second))
+		b.get(t, plain)
+		time.Sleep(250 * time.Millisecond) // no turn comes just as they give up
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		throttled := 0
+		for i := range 100 {
+			all.Go(func() {
+				before := time.Now()
+				_, err := b.Token(t.Context(), scoped(fmt.Sprint(i)))
+				var limit *broker.ThrottledError
+				if errors.As(err, &limit) {
+					mu.Lock()
+					defer mu.Unlock()
+					throttled++
+					if time.Since(before) != 0 || retryAfter(t, err) != time.Second {
+						t.Errorf("after %v: %v", time.Since(before), err)
+					}
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if throttled < 35 || throttled > 42 {
+			t.Errorf("%d callers were told that too many wait", throttled)
+		}
+	})
+}
+
+// Right after a refusal it may be the server that shuts us out.
+func TestAddressMayBeBlocked(t *testing.T) {
+	t.Parallel()
+	const hint = "may be blocking this machine's address"
+	reset := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	for name, test := range map[string]struct {
+		first http.HandlerFunc
+		after time.Duration
+		want  bool
+	}{
+		"after a refusal":           {refuses("invalid_client"), 14 * time.Minute, true},
+		"after 429":                 {says(http.StatusTooManyRequests, nil), 14 * time.Minute, true},
+		"long after a refusal":      {refuses("invalid_client"), 16 * time.Minute, false},
+		"after an error of its own": {says(http.StatusInternalServerError, nil), time.Minute, false},
+		"after a token":             {grants(time.Minute), 5 * time.Minute, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+				b.put(t, "a", b.text())
+				b.put(t, "b", b.text())
+				b.front.always(test.first)
+				_, _ = b.Token(t.Context(), broker.Request{Profile: "a"})
+				b.front.always(reset)
+				time.Sleep(test.after)
+				_, err := b.Token(t.Context(), broker.Request{Profile: "b"})
+				if err == nil || strings.Contains(err.Error(), hint) != test.want {
+					t.Errorf("error is %v", err)
+				}
+				// What the server does say is not doubted.
+				b.front.always(says(http.StatusInternalServerError, nil))
+				time.Sleep(10 * time.Second)
+				if _, err := b.Token(t.Context(), broker.Request{Profile: "b"}); err == nil || strings.Contains(err.Error(), hint) {
+					t.Errorf("error is %v", err)
+				}
+			})
+		})
+	}
+}

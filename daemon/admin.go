@@ -6,15 +6,23 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
+	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tokend/broker"
 	"tokend/internal/settings"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
 	"tokend/store"
 )
+
+// standingBytes is what GetStatus has room for of how profiles stand.
+const standingBytes = 32 << 10
 
 type admin struct {
 	tokendv1grpc.UnimplementedDaemonServiceServer
@@ -48,7 +56,7 @@ func (s *admin) Init(stream tokendv1grpc.DaemonService_InitServer) error {
 		return storeError(err)
 	}
 	d.unlock(id)
-	d.setHealth()
+	d.tell()
 	d.log.Info("identity made", "recipient", id.Recipient(), "by", caller(stream.Context()))
 	return stream.Send(&tokendv1.InitResponse{Event: &tokendv1.InitResponse_Created_{Created: &tokendv1.InitResponse_Created{
 		Recipient:    id.Recipient(),
@@ -71,6 +79,7 @@ func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*t
 		TrustFile:    d.settings.TrustFile(),
 		IdentityFile: d.settings.IdentityFile(),
 		Connections:  int32(d.listener.Open()),
+		Goroutines:   int32(runtime.NumGoroutine()),
 	}
 	for _, v := range d.settings.All() {
 		resp.Settings = append(resp.Settings, &tokendv1.Setting{Name: v.Name, Value: v.Value, Source: v.Source})
@@ -100,7 +109,47 @@ func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*t
 	default:
 		resp.Recipient = identity.Recipient()
 	}
+	if b != nil {
+		addStandings(resp, b.Standings())
+	}
 	return resp, nil
+}
+
+// addStandings adds how profiles stand, those with a problem first, as far as
+// there is room.
+func addStandings(resp *tokendv1.GetStatusResponse, standings []broker.Standing) {
+	slices.SortStableFunc(standings, func(a, b broker.Standing) int {
+		switch {
+		case a.Err != nil && b.Err == nil:
+			return -1
+		case a.Err == nil && b.Err != nil:
+			return 1
+		}
+		return 0
+	})
+	room := min(standingBytes, pageBytes-proto.Size(resp))
+	now := time.Now()
+	for i, s := range standings {
+		p := &tokendv1.ProfileStatus{Profile: s.Profile}
+		if s.Token != nil {
+			p.ExpiresAt = timestamppb.New(now.Add(s.Token.Remaining))
+		}
+		if s.Renews > 0 {
+			p.RenewsAt = timestamppb.New(now.Add(s.Renews))
+		}
+		if s.Retry > 0 {
+			p.NextTry = timestamppb.New(now.Add(s.Retry))
+		}
+		if s.Err != nil {
+			why := problem(s.Profile, profileError(s.Profile, s.Err))
+			p.Reason, p.Message = why.GetReason(), why.GetMessage()
+		}
+		if room -= proto.Size(p) + 4; room < 0 { // with its tag and length
+			resp.ProfileStatusesOmitted = int32(len(standings) - i)
+			return
+		}
+		resp.ProfileStatuses = append(resp.ProfileStatuses, p)
+	}
 }
 
 func count(ctx context.Context, s store.Store, resp *tokendv1.GetStatusResponse) int32 {

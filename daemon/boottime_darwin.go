@@ -15,3 +15,12 @@ func BootTime() time.Duration {
 	}
 	return time.Duration(ts.Nano())
 }
+
+// bootID names this start of the machine; "" if it has no name.
+func bootID() string {
+	id, err := unix.Sysctl("kern.bootsessionuuid")
+	if err != nil {
+		return ""
+	}
+	return id
+}

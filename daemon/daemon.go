@@ -15,7 +15,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -66,6 +68,8 @@ type Daemon struct {
 	stopping    context.Context // ended by beginStop
 	beginStop   context.CancelFunc
 	trust       *trust
+	events      *events
+	watched     *semaphore.Weighted // tokens
 
 	calls atomic.Int64 // taken since the start
 	// For Serve alone: calls at its last look, and whether memory has been given
@@ -81,6 +85,10 @@ type Daemon struct {
 	identity *store.Identity // nil: there is none yet, or problem says why
 	problem  error
 	warned   bool // who asked to stop was told what would be lost
+	// era lasts until opened says something else, which is told when.
+	era    context.Context
+	endEra context.CancelFunc
+	told   string
 }
 
 // New opens the stores and the identity as far as they can be opened. A store
@@ -94,8 +102,11 @@ func New(s *settings.Settings, version string, protections []harden.Protection, 
 		started:     time.Now(),
 		health:      health.NewServer(),
 		trust:       newTrust(s.TrustFile(), s.Get(settings.Trust) == "all"),
+		events:      newEvents(),
+		watched:     semaphore.NewWeighted(maxWatched),
 	}
 	d.stopping, d.beginStop = context.WithCancel(context.Background())
+	d.era, d.endEra = context.WithCancel(context.Background())
 	d.server = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
@@ -203,17 +214,24 @@ func (d *Daemon) open() {
 	if d.problem != nil {
 		d.log.Error("the store cannot be opened", "err", d.problem)
 	}
-	d.setHealth()
+	d.tell()
 }
 
-// setHealth tells health's callers whether tokens can be had. The caller holds
-// mu.
-func (d *Daemon) setHealth() {
+// tell tells watchers, of health and of tokens, whether tokens can be had. The
+// caller holds mu.
+func (d *Daemon) tell() {
 	serving := healthpb.HealthCheckResponse_NOT_SERVING
+	state := fmt.Sprint("problem ", d.problem)
 	if d.problem == nil && d.identity != nil {
 		serving = healthpb.HealthCheckResponse_SERVING
+		state = "open with " + d.identity.Recipient()
 	}
 	d.health.SetServingStatus(tokendv1grpc.TokenService_ServiceDesc.ServiceName, serving)
+	if state != d.told {
+		d.told = state
+		d.endEra()
+		d.era, d.endEra = context.WithCancel(context.Background())
+	}
 }
 
 func (d *Daemon) openStores() error {
@@ -230,12 +248,15 @@ func (d *Daemon) openStores() error {
 	}
 	d.profiles, d.sessions = profiles, sessions
 	d.broker = broker.New(broker.Config{
-		Profiles: profiles,
-		Sessions: sessions,
-		Trusted:  d.trust.text,
-		Resolve:  resolve,
-		Now:      BootTime,
-		Log:      d.log,
+		Profiles:  profiles,
+		Sessions:  sessions,
+		Trusted:   d.trust.text,
+		Resolve:   resolve,
+		Now:       BootTime,
+		BootID:    bootID(),
+		RateLimit: d.settings.RateLimit(),
+		Event:     d.events.add,
+		Log:       d.log,
 	})
 	return nil
 }
@@ -257,15 +278,21 @@ type house struct {
 
 // opened returns the stores if there is an identity to use them with.
 func (d *Daemon) opened() (house, error) {
+	h, _, err := d.openedNow()
+	return h, err
+}
+
+// openedNow is opened, with a context that ends when it says something else.
+func (d *Daemon) openedNow() (house, context.Context, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	switch {
 	case d.problem != nil:
-		return house{}, storeError(d.problem)
+		return house{}, d.era, storeError(d.problem)
 	case d.identity == nil:
-		return house{}, failure(tokendv1.Reason_REASON_NOT_INITIALIZED, "no identity yet")
+		return house{}, d.era, failure(tokendv1.Reason_REASON_NOT_INITIALIZED, "no identity yet")
 	}
-	return house{d.profiles, d.broker}, nil
+	return house{d.profiles, d.broker}, d.era, nil
 }
 
 func (d *Daemon) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
@@ -283,7 +310,7 @@ func (d *Daemon) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	defer cancel()
 	resp, err := handle(ctx, req)
 	if m, ok := resp.(proto.Message); ok && err == nil && proto.Size(m) > maxMessage {
-		return nil, failure(tokendv1.Reason_REASON_PROFILE_INVALID, fmt.Sprintf("what was asked for is larger than an answer may be, %d bytes", maxMessage))
+		return nil, tooLarge()
 	}
 	return resp, err
 }
@@ -294,21 +321,23 @@ func (d *Daemon) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInf
 	}
 	var cancel context.CancelFunc
 	ctx := s.Context()
-	if info.FullMethod == healthpb.Health_Watch_FullMethodName {
+	switch info.FullMethod {
+	case healthpb.Health_Watch_FullMethodName, tokendv1grpc.TokenService_WatchToken_FullMethodName, tokendv1grpc.DaemonService_WatchEvents_FullMethodName:
 		ctx, cancel = context.WithCancel(ctx)
-	} else {
+	default:
 		ctx, cancel = context.WithTimeout(ctx, streamTime)
 	}
 	defer cancel()
 	defer context.AfterFunc(d.stopping, cancel)()
-	return handle(srv, &endingStream{s, ctx})
+	return handle(srv, &endingStream{s, ctx, d})
 }
 
-// endingStream is a stream that ends when the daemon does: watchers of health
-// would keep it waiting.
+// endingStream is a stream that ends when the daemon does: watchers would keep it
+// waiting.
 type endingStream struct {
 	grpc.ServerStream
 	ctx context.Context
+	d   *Daemon
 }
 
 func (s *endingStream) Context() context.Context { return s.ctx }
@@ -322,8 +351,16 @@ func (s *endingStream) RecvMsg(m any) error {
 	case err := <-got:
 		return err
 	case <-s.ctx.Done():
-		return status.FromContextError(s.ctx.Err()).Err()
+		return s.d.ended(s.ctx)
 	}
+}
+
+// ended is why a stream has, whose context this is.
+func (d *Daemon) ended(ctx context.Context) error {
+	if d.stopping.Err() != nil {
+		return status.Error(codes.Unavailable, "tokend is stopping")
+	}
+	return status.FromContextError(ctx.Err()).Err()
 }
 
 // checkDir keeps a client that means another store from being served from

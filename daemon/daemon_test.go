@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -88,7 +89,7 @@ func newHome(t *testing.T) string {
 	t.Cleanup(func() { os.RemoveAll(home) })
 	t.Setenv("HOME", home)
 	for _, name := range []string{"XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR",
-		settings.Dir, settings.Socket, settings.Store, settings.Trust, settings.Profile} {
+		settings.Dir, settings.Socket, settings.Store, settings.Trust, settings.RateLimit, settings.Profile} {
 		t.Setenv(name, "")
 	}
 	return home
@@ -100,13 +101,18 @@ func newWorld(t *testing.T) *world {
 	return startWorld(t, newHome(t))
 }
 
-func startWorld(t *testing.T, home string) *world {
+func startServer(t *testing.T) *authserver.Server {
 	t.Helper()
-	w := &world{home: home, log: &logBuffer{}, served: make(chan error, 1)}
-	w.server = authserver.Start(t, authserver.Config{
+	return authserver.Start(t, authserver.Config{
 		Lifetime: 600 * time.Second,
 		Clients:  []authserver.Client{{ID: "client", Secret: secret, Opaque: true}},
 	})
+}
+
+func startWorld(t *testing.T, home string) *world {
+	t.Helper()
+	w := &world{home: home, log: &logBuffer{}, served: make(chan error, 1)}
+	w.server = startServer(t)
 	var err error
 	w.settings, err = settings.Load(map[string]string{settings.Socket: filepath.Join(home, "run", "s")})
 	if err != nil {
@@ -339,6 +345,18 @@ func TestBeforeInit(t *testing.T) {
 			_, err := w.tokens.CreateDPoPProof(ctx, &tokendv1.CreateDPoPProofRequest{Profile: "a", AccessToken: "t", Method: "GET", Url: "https://api.example/"})
 			return err
 		},
+		"ReportToken": func() error {
+			_, err := w.tokens.ReportToken(ctx, &tokendv1.ReportTokenRequest{Profile: "a", AccessToken: "t"})
+			return err
+		},
+		"ResetProfile": func() error {
+			_, err := w.tokens.ResetProfile(ctx, &tokendv1.ResetProfileRequest{Profile: "a"})
+			return err
+		},
+		"ExplainToken": func() error {
+			_, err := w.tokens.ExplainToken(ctx, &tokendv1.ExplainTokenRequest{Profile: "a"})
+			return err
+		},
 	}
 	for name, call := range calls {
 		t.Run(name, func(t *testing.T) {
@@ -496,13 +514,13 @@ func TestGetToken(t *testing.T) {
 
 func TestTokenReasons(t *testing.T) {
 	w := newInitialized(t)
-	answers := w.server.AnyClient()
 	closed := authserver.Start(t, authserver.Config{})
 	closed.Close()
 	const down, denied = codes.Unavailable, codes.PermissionDenied
+	all := t
 	for name, test := range map[string]struct {
 		answer authserver.Answer
-		text   string
+		text   func() string
 		code   codes.Code
 		reason string
 		retry  time.Duration
@@ -510,23 +528,23 @@ func TestTokenReasons(t *testing.T) {
 	}{
 		"invalid_client": {
 			answer: authserver.Answer{EchoSecret: true}, code: denied, reason: "CLIENT_REFUSED",
-			meta: []string{"oauth_error", "invalid_client", "http_status", "401"},
+			retry: 15 * time.Minute, meta: []string{"oauth_error", "invalid_client", "http_status", "401"},
 		},
 		"unauthorized_client": {
 			answer: authserver.Answer{Status: 400, Body: `{"error":"unauthorized_client"}`}, code: denied, reason: "CLIENT_REFUSED",
-			meta: []string{"oauth_error", "unauthorized_client", "http_status", "400"},
+			retry: 15 * time.Minute, meta: []string{"oauth_error", "unauthorized_client", "http_status", "400"},
 		},
 		"4xx without an OAuth error": {
 			answer: authserver.Answer{Status: 403, Body: `blocked`}, code: denied, reason: "CLIENT_REFUSED",
-			meta: []string{"http_status", "403"},
+			retry: 15 * time.Minute, meta: []string{"http_status", "403"},
 		},
 		"invalid_scope": {
 			answer: authserver.Answer{Status: 400, Body: `{"error":"invalid_scope"}`}, code: denied, reason: "REQUEST_REFUSED",
-			meta: []string{"oauth_error", "invalid_scope", "http_status", "400"},
+			retry: time.Minute, meta: []string{"oauth_error", "invalid_scope", "http_status", "400"},
 		},
 		"200 with an error": {
 			answer: authserver.Answer{Status: 200, Body: `{"error":"invalid_target"}`}, code: denied, reason: "REQUEST_REFUSED",
-			meta: []string{"oauth_error", "invalid_target", "http_status", "200"},
+			retry: time.Minute, meta: []string{"oauth_error", "invalid_target", "http_status", "200"},
 		},
 		"429": {
 			answer: authserver.Answer{Status: 429, Header: http.Header{"Retry-After": {"120"}}}, code: down, reason: "THROTTLED",
@@ -554,32 +572,40 @@ func TestTokenReasons(t *testing.T) {
 			answer: authserver.Answer{Fault: authserver.ResetBefore}, code: down, reason: "PROVIDER_DOWN", retry: time.Second,
 		},
 		"nothing listens": {
-			text: strings.ReplaceAll(w.text(), w.server.URL, closed.URL), code: down, reason: "PROVIDER_DOWN", retry: time.Second,
+			text: func() string { return strings.ReplaceAll(w.text(), w.server.URL, closed.URL) }, code: down, reason: "PROVIDER_DOWN", retry: time.Second,
 		},
 		"no issuer there": {
-			text: strings.ReplaceAll(w.text(), "OAUTH2_TOKEN_URL="+w.server.TokenURL, "OAUTH2_ISSUER="+closed.Issuer), code: down, reason: "PROVIDER_DOWN",
+			text: func() string {
+				return strings.ReplaceAll(w.text(), "OAUTH2_TOKEN_URL="+w.server.TokenURL, "OAUTH2_ISSUER="+closed.Issuer)
+			}, code: down, reason: "PROVIDER_DOWN",
 			retry: time.Second, meta: []string{"variable", "OAUTH2_ISSUER"},
 		},
 		"another issuer": {
-			text: strings.ReplaceAll(w.text(), "OAUTH2_TOKEN_URL="+w.server.TokenURL, "OAUTH2_ISSUER="+w.server.Issuer+"/"), code: codes.FailedPrecondition, reason: "PROFILE_INVALID",
+			text: func() string {
+				return strings.ReplaceAll(w.text(), "OAUTH2_TOKEN_URL="+w.server.TokenURL, "OAUTH2_ISSUER="+w.server.Issuer+"/")
+			}, code: codes.FailedPrecondition, reason: "PROFILE_INVALID",
 			meta: []string{"variable", "OAUTH2_ISSUER", "http_status", "200"},
 		},
 		"a mistake in a value": {
-			text: "CLIENT_SECRET_FILE=/nowhere/secret\n" + strings.Replace(w.text(), "CLIENT_SECRET=", "X=", 1),
+			text: func() string {
+				return "CLIENT_SECRET_FILE=/nowhere/secret\n" + strings.Replace(w.text(), "CLIENT_SECRET=", "X=", 1)
+			},
 			code: codes.FailedPrecondition, reason: "PROFILE_INVALID", meta: []string{"line", "1", "variable", "CLIENT_SECRET_FILE"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text := test.text
-			if text == "" {
-				text = w.text()
-				answers.Then(test.answer)
+			w.server = startServer(all) // what one row's server is left alone for, no other is to feel
+			if test.text == nil {
+				w.server.AnyClient().Then(test.answer)
+				w.put(t, "dev/network", w.text())
+			} else {
+				w.put(t, "dev/network", test.text())
 			}
-			w.put(t, "dev/network", text)
 			_, err := w.get(t.Context(), "dev/network")
 			wantReason(t, err, test.code, test.reason, "", append(test.meta, "profile", "dev/network")...)
+			// A back-off has up to half of it as jitter.
 			got := reasonOf(t, err)
-			if got.Retry > test.retry || got.Retry <= test.retry-30*time.Second && test.retry > time.Second || test.retry > 0 && got.Retry == 0 {
+			if got.Retry > test.retry*3/2 || got.Retry <= test.retry-30*time.Second && test.retry > time.Second || test.retry > 0 && got.Retry == 0 {
 				t.Errorf("to be tried again after %v, want %v", got.Retry, test.retry)
 			}
 			if strings.Contains(fmt.Sprint(err), secret) {
@@ -1262,6 +1288,18 @@ func TestDirHeader(t *testing.T) {
 		}
 		_, err = stream.Recv()
 		wantReason(t, err, codes.FailedPrecondition, "SETTINGS_INVALID", "")
+		tokens, err := w.tokens.WatchToken(with(other), watching("a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = tokens.Recv()
+		wantReason(t, err, codes.FailedPrecondition, "SETTINGS_INVALID", "serves TOKEND_DIR "+dir)
+		events, err := w.daemon.WatchEvents(with(other), &tokendv1.WatchEventsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = events.Recv()
+		wantReason(t, err, codes.FailedPrecondition, "SETTINGS_INVALID", "serves TOKEND_DIR "+dir)
 		if st, err := w.daemon.GetStatus(with(other), &tokendv1.GetStatusRequest{}); err != nil || st.GetPid() != int64(os.Getpid()) {
 			t.Errorf("status: %v, %v", st, err)
 		}
@@ -1402,17 +1440,21 @@ func TestStatus(t *testing.T) {
 		Socket: filepath.Join(w.home, "run", "s"), Store: "age",
 		ProfilesDir: filepath.Join(w.home, ".local/share/tokend/profiles"), SessionsDir: filepath.Join(w.home, ".local/state/tokend/sessions"),
 		TrustFile: filepath.Join(w.home, ".local/state/tokend/trusted"), IdentityFile: filepath.Join(w.home, ".local/share/tokend/identity.txt"),
-		Recipient: got.GetRecipient(), Connections: 1,
+		Recipient: got.GetRecipient(), Connections: 1, Goroutines: got.GetGoroutines(),
 		Settings: []*tokendv1.Setting{
 			{Name: "TOKEND_DIR", Value: filepath.Join(w.home, ".local/share/tokend"), Source: "default"},
 			{Name: "TOKEND_SOCKET", Value: filepath.Join(w.home, "run", "s"), Source: "flag"},
 			{Name: "TOKEND_STORE", Value: "age", Source: "default"},
 			{Name: "TOKEND_TRUST", Value: "file", Source: "default"},
+			{Name: "TOKEND_RATE_LIMIT", Value: "20", Source: "default"},
 		},
 		Protections: []*tokendv1.Protection{{Name: "tests", Active: true, Detail: "run"}},
 	}
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 		t.Error(diff)
+	}
+	if n := int(got.GetGoroutines()); n < 5 || n > runtime.NumGoroutine()+50 {
+		t.Errorf("%d goroutines", n)
 	}
 	if age := time.Since(got.GetStartedAt().AsTime()); age < 0 || age > time.Minute {
 		t.Errorf("started %v ago", age)

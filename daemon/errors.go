@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -89,6 +90,11 @@ func cut(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "") + " …"
 }
 
+// tooLarge is the answer in place of one that no client would take.
+func tooLarge() error {
+	return failure(tokendv1.Reason_REASON_PROFILE_INVALID, fmt.Sprintf("what was asked for is larger than an answer may be, %d bytes", maxMessage))
+}
+
 func invalid(field, message string) error {
 	return failure(tokendv1.Reason_REASON_REQUEST_INVALID, field+": "+message)
 }
@@ -119,6 +125,7 @@ func profileError(name string, err error) error {
 		collision *store.CollisionError
 		login     *broker.LoginError
 		subject   *broker.SubjectError
+		throttled *broker.ThrottledError
 		badName   *store.NameError
 	)
 	p := func(reason tokendv1.Reason, meta ...string) error {
@@ -156,6 +163,12 @@ func profileError(name string, err error) error {
 		return p(tokendv1.Reason_REASON_PROFILE_INVALID, "line", line, "variable", first.Variable)
 	case errors.As(err, &lifetime):
 		return p(tokendv1.Reason_REASON_MIN_VALID_UNMET, "lifetime", strconv.Itoa(int(lifetime.Lifetime/time.Second)))
+	case errors.As(err, &throttled):
+		said := ""
+		if errors.As(err, &answer) {
+			said = strconv.Itoa(answer.Status)
+		}
+		return failureAfter(tokendv1.Reason_REASON_THROTTLED, err.Error(), throttled.RetryAfter, "profile", name, "http_status", said)
 	case errors.As(err, &answer):
 		variable, retry := "", answer.RetryAfter
 		switch {
@@ -173,6 +186,27 @@ func profileError(name string, err error) error {
 	return p(tokendv1.Reason_REASON_STORE_UNAVAILABLE)
 }
 
+// problem is what watchers of a profile are told of the error that its call would
+// fail with: the same, in a message.
+func problem(name string, err error) *tokendv1.Problem {
+	s := status.Convert(err)
+	p := &tokendv1.Problem{Message: s.Message()}
+	for _, detail := range s.Details() {
+		switch d := detail.(type) {
+		case *errdetails.ErrorInfo:
+			meta := d.GetMetadata()
+			p.Reason = tokendv1.Reason(tokendv1.Reason_value["REASON_"+d.GetReason()])
+			p.Variable, p.OauthError = meta["variable"], meta["oauth_error"]
+			if of := meta["profile"]; of != "" && of != name {
+				p.Message = cut(of+": "+p.Message, maxLine)
+			}
+		case *errdetails.RetryInfo:
+			p.RetryAfter = d.GetRetryDelay()
+		}
+	}
+	return p
+}
+
 // answerError sorts what the authorization server said, or did not say.
 func answerError(name, variable string, e *oauth.Error, retry time.Duration) error {
 	meta := []string{"profile", name, "variable", variable, "oauth_error", e.Code}
@@ -182,12 +216,12 @@ func answerError(name, variable string, e *oauth.Error, retry time.Duration) err
 	switch {
 	case e.Kind == oauth.Invalid, errors.Is(e, oauth.ErrOtherIssuer):
 		return failure(tokendv1.Reason_REASON_PROFILE_INVALID, e.Error(), meta...)
-	case e.Status == http.StatusTooManyRequests, e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0:
+	case e.Status == http.StatusTooManyRequests, e.Code == "slow_down", e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0:
 		return failureAfter(tokendv1.Reason_REASON_THROTTLED, e.Error(), retry, meta...)
 	case e.Kind == oauth.Temporary, e.Kind == oauth.Malformed:
 		return failureAfter(tokendv1.Reason_REASON_PROVIDER_DOWN, e.Error(), retry, meta...)
 	case e.Code == "" || e.Code == "invalid_client" || e.Code == "unauthorized_client" || e.Code == "invalid_token":
-		return failure(tokendv1.Reason_REASON_CLIENT_REFUSED, e.Error(), meta...)
+		return failureAfter(tokendv1.Reason_REASON_CLIENT_REFUSED, e.Error(), retry, meta...)
 	}
-	return failure(tokendv1.Reason_REASON_REQUEST_REFUSED, e.Error(), meta...)
+	return failureAfter(tokendv1.Reason_REASON_REQUEST_REFUSED, e.Error(), retry, meta...)
 }

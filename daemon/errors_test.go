@@ -15,6 +15,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tokend/broker"
 	"tokend/client"
@@ -111,6 +113,7 @@ func TestProfileErrorCodes(t *testing.T) {
 		{&broker.RefusedError{Err: &oauth.Error{Kind: oauth.Invalid, Op: "checking"}}, "PROFILE_INVALID"},
 		{&broker.RefusedError{Err: &oauth.Error{Kind: oauth.Temporary, Err: context.DeadlineExceeded}}, "PROVIDER_DOWN"},
 		{errors.New("disk on fire"), "STORE_UNAVAILABLE"},
+		{&broker.ThrottledError{Err: errors.New("too many wait"), RetryAfter: time.Second}, "THROTTLED"},
 		{context.Canceled, ""},
 	} {
 		got := ""
@@ -119,6 +122,33 @@ func TestProfileErrorCodes(t *testing.T) {
 		}
 		if got != test.reason {
 			t.Errorf("%v: reason %q, want %q", test.err, got, test.reason)
+		}
+	}
+}
+
+// What watchers and status are told of an error is what its call says.
+func TestProblem(t *testing.T) {
+	refused := &oauth.Error{Kind: oauth.Refused, Op: "asking", Status: 400, Code: "invalid_scope", Description: "no"}
+	busy := &oauth.Error{Kind: oauth.Temporary, Op: "asking", Status: 429}
+	for _, test := range []struct {
+		err  error
+		want *tokendv1.Problem
+	}{
+		{&broker.RefusedError{Err: refused, RetryAfter: time.Minute, Variable: "OAUTH2_SCOPE"}, &tokendv1.Problem{
+			Reason: tokendv1.Reason_REASON_REQUEST_REFUSED, Message: "asking: invalid_scope: no (HTTP 400)",
+			Variable: "OAUTH2_SCOPE", OauthError: "invalid_scope", RetryAfter: durationpb.New(time.Minute)}},
+		{&broker.RefusedError{Err: &broker.ThrottledError{Err: busy, RetryAfter: time.Hour}, RetryAfter: time.Second}, &tokendv1.Problem{
+			Reason: tokendv1.Reason_REASON_THROTTLED, Message: busy.Error(), RetryAfter: durationpb.New(time.Hour)}},
+		{&broker.LoginError{Why: "it has ended", Code: "invalid_grant", Variable: "OAUTH2_REFRESH_TOKEN"}, &tokendv1.Problem{
+			Reason: tokendv1.Reason_REASON_LOGIN_REQUIRED, Message: "login required (it has ended)",
+			Variable: "OAUTH2_REFRESH_TOKEN", OauthError: "invalid_grant"}},
+		{&broker.SubjectError{Profile: "b", Err: broker.ErrUntrusted}, &tokendv1.Problem{
+			Reason: tokendv1.Reason_REASON_UNTRUSTED, Message: "b: its text has not been trusted on this machine"}},
+		{store.ErrLocked, &tokendv1.Problem{Reason: tokendv1.Reason_REASON_LOCKED, Message: store.ErrLocked.Error()}},
+		{context.Canceled, &tokendv1.Problem{Message: "context canceled"}},
+	} {
+		if diff := cmp.Diff(test.want, problem("a", profileError("a", test.err)), protocmp.Transform()); diff != "" {
+			t.Errorf("%v: %s", test.err, diff)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -428,7 +427,7 @@ func (s *profiles) loginError(ctx context.Context, name string, err error) error
 	case errors.Is(context.Cause(ctx), errReplaced):
 		return failure(tokendv1.Reason_REASON_VERSION_CHANGED, errReplaced.Error(), "profile", name)
 	case s.d.stopping.Err() != nil:
-		return status.Error(codes.Unavailable, "tokend is stopping")
+		return s.d.ended(ctx)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return status.FromContextError(err).Err()
 	case !errors.As(err, &flow), errors.As(err, &mistakes):

@@ -192,6 +192,24 @@ func TestNoSecretLeaves(t *testing.T) {
 		_, _, _ = w.register(t, register, password)
 	}
 	sessions := w.records(t)
+	names := slices.Sorted(maps.Keys(texts))
+	for _, name := range slices.Clone(names) {
+		names = append(names, "moved/"+name)
+	}
+	watch := w.watch(t, ctx, names...)
+	for seen := map[int32]bool{}; len(seen) < len(names); {
+		seen[next(t, watch).GetIndex()] = true
+	}
+	for _, name := range names {
+		_, _ = w.tokens.ExplainToken(ctx, &tokendv1.ExplainTokenRequest{Profile: name, Live: strings.HasSuffix(name, "f")})
+		if token, err := w.get(ctx, name); err == nil {
+			_, _ = w.tokens.ReportToken(ctx, &tokendv1.ReportTokenRequest{Profile: name, AccessToken: token.GetAccessToken(),
+				WwwAuthenticate: []string{`Bearer error="invalid_token", error_description="not ` + token.GetAccessToken() + `"`}})
+		}
+		_, _ = w.get(ctx, name)
+		_, _ = w.tokens.ExplainToken(ctx, &tokendv1.ExplainTokenRequest{Profile: name})
+		_, _ = w.tokens.ResetProfile(ctx, &tokendv1.ResetProfileRequest{Profile: name})
+	}
 	server.AnyClient().Then(authserver.Answer{Endpoint: "revoke", Status: 503})
 	for name := range texts {
 		_, _ = w.profiles.Logout(ctx, &tokendv1.LogoutRequest{Profile: "moved/" + name})
@@ -203,7 +221,20 @@ func TestNoSecretLeaves(t *testing.T) {
 	_, _ = w.daemon.Reload(ctx, &tokendv1.ReloadRequest{})
 	_, _ = w.profiles.DeleteProfile(ctx, &tokendv1.DeleteProfileRequest{Name: "moved/a"})
 	_, _ = w.daemon.GetStatus(ctx, &tokendv1.GetStatusRequest{})
+	events, err := w.daemon.WatchEvents(ctx, &tokendv1.WatchEventsRequest{Recent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := events.Recv(); err != nil {
+		t.Error(err)
+	}
 	_, _ = w.daemon.Stop(ctx, &tokendv1.StopRequest{})
+	for err == nil {
+		_, err = events.Recv()
+	}
+	for err = nil; err == nil; {
+		_, err = watch.Recv()
+	}
 
 	// What the server gave, and what it was given.
 	for _, r := range server.Ledger("").Tokens {
@@ -248,7 +279,7 @@ func TestNoSecretLeaves(t *testing.T) {
 
 	for c, what := range canaries {
 		for _, s := range tap.said {
-			if strings.Contains(s.text, c) && !(s.method == "GetToken" && what == "a token") {
+			if strings.Contains(s.text, c) && !((s.method == "GetToken" || s.method == "WatchToken") && what == "a token") {
 				t.Errorf("%s says %s: %q is in %q", s.method, what, c, s.text)
 			}
 		}

@@ -49,6 +49,11 @@ func (s *tokens) GetToken(ctx context.Context, req *tokendv1.GetTokenRequest) (*
 	if err != nil {
 		return nil, tokenError(ctx, h, r.Profile, err)
 	}
+	return tokenResponse(t), nil
+}
+
+// tokenResponse is a token that was handed out just now.
+func tokenResponse(t broker.Token) *tokendv1.GetTokenResponse {
 	access := t.Access.Reveal()
 	return &tokendv1.GetTokenResponse{
 		AccessToken:    access,
@@ -63,7 +68,7 @@ func (s *tokens) GetToken(ctx context.Context, req *tokendv1.GetTokenRequest) (*
 		Degraded:       t.Degraded,
 		Warning:        t.Warning,
 		ProfileVersion: string(t.Version),
-	}, nil
+	}
 }
 
 var sources = map[broker.Source]tokendv1.IntrospectTokenResponse_Source{

@@ -21,15 +21,19 @@ import (
 // Names of the settings. Each may be given by flag, in the environment, or in
 // the configuration file, and the first of these that has it wins.
 const (
-	Socket  = "TOKEND_SOCKET"  // path of the daemon's socket
-	Dir     = "TOKEND_DIR"     // folder of the store
-	Store   = "TOKEND_STORE"   // backend of the profiles: "age"
-	Trust   = "TOKEND_TRUST"   // "file": texts must be trusted one by one; "all": none needs to be
-	Profile = "TOKEND_PROFILE" // tokenctl: stands in for PROFILE
+	Socket    = "TOKEND_SOCKET"     // path of the daemon's socket
+	Dir       = "TOKEND_DIR"        // folder of the store
+	Store     = "TOKEND_STORE"      // backend of the profiles: "age"
+	Trust     = "TOKEND_TRUST"      // "file": texts must be trusted one by one; "all": none needs to be
+	RateLimit = "TOKEND_RATE_LIMIT" // requests a second to one origin
+	Profile   = "TOKEND_PROFILE"    // tokenctl: stands in for PROFILE
 )
 
 // names is in the order in which they are shown.
-var names = []string{Dir, Socket, Store, Trust, Profile}
+var names = []string{Dir, Socket, Store, Trust, RateLimit, Profile}
+
+// maxRate is more than any server that people share takes from one machine.
+const maxRate = 1000
 
 // maxSocket is what fits into sockaddr_un on every supported system, with its
 // terminating NUL (104 bytes on macOS, 108 on Linux).
@@ -50,6 +54,7 @@ type Value struct {
 type Settings struct {
 	flags  map[string]string
 	values map[string]Value
+	rate   int
 
 	// ConfigFile is read if it exists.
 	ConfigFile string
@@ -131,6 +136,11 @@ func Load(flags map[string]string) (*Settings, error) {
 	if v := s.values[Trust]; v.Value != "file" && v.Value != "all" {
 		return nil, &Error{Trust, v.Source, strconv.Quote(v.Value) + " is neither file nor all"}
 	}
+	s.setDefault(RateLimit, "20", "default")
+	v := s.values[RateLimit]
+	if s.rate, err = strconv.Atoi(v.Value); err != nil || s.rate < 1 || s.rate > maxRate {
+		return nil, &Error{RateLimit, v.Source, strconv.Quote(v.Value) + " is not a whole number from 1 to " + strconv.Itoa(maxRate) + ", of requests a second to one server"}
+	}
 	return s, nil
 }
 
@@ -153,6 +163,9 @@ func (s *Settings) All() []Value {
 
 // Source says where a setting came from.
 func (s *Settings) Source(name string) string { return s.values[name].Source }
+
+// RateLimit is how many requests a second one origin is sent at most.
+func (s *Settings) RateLimit() int { return s.rate }
 
 // ProfilesDir holds the profiles, one file each.
 func (s *Settings) ProfilesDir() string { return filepath.Join(s.Get(Dir), "profiles") }

@@ -19,7 +19,7 @@ func clean(t *testing.T) string {
 	t.Helper()
 	home := t.TempDir()
 	for _, name := range []string{"XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR",
-		settings.Dir, settings.Socket, settings.Store, settings.Trust, settings.Profile} {
+		settings.Dir, settings.Socket, settings.Store, settings.Trust, settings.RateLimit, settings.Profile} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("HOME", home)
@@ -61,6 +61,7 @@ func TestDefaults(t *testing.T) {
 		{Name: "TOKEND_SOCKET", Value: runtime + "/tokend/tokend.sock", Source: "XDG_RUNTIME_DIR"},
 		{Name: "TOKEND_STORE", Value: "age", Source: "default"},
 		{Name: "TOKEND_TRUST", Value: "file", Source: "default"},
+		{Name: "TOKEND_RATE_LIMIT", Value: "20", Source: "default"},
 	}
 	if diff := cmp.Diff(want, s.All()); diff != "" {
 		t.Error(diff)
@@ -181,6 +182,29 @@ func TestSocket(t *testing.T) {
 	}
 }
 
+func TestRateLimit(t *testing.T) {
+	home := clean(t)
+	if got := load(t, nil).RateLimit(); got != 20 {
+		t.Errorf("%d requests a second by default", got)
+	}
+	configure(t, home, "TOKEND_RATE_LIMIT=1\n")
+	if got := load(t, nil).RateLimit(); got != 1 {
+		t.Errorf("%d, not the configuration's", got)
+	}
+	t.Setenv(settings.RateLimit, "1000")
+	if got := load(t, nil).RateLimit(); got != 1000 {
+		t.Errorf("%d, not the environment's", got)
+	}
+	for _, value := range []string{"0", "-1", "1001", "many", "1.5", "20/s", "99999999999999999999"} {
+		t.Setenv(settings.RateLimit, value)
+		_, err := settings.Load(nil)
+		want := `TOKEND_RATE_LIMIT: "` + value + `" is not a whole number from 1 to 1000, of requests a second to one server (environment)`
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", value, err, want)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for name, test := range map[string]struct {
 		env, config string
@@ -216,8 +240,8 @@ func TestErrors(t *testing.T) {
 		"unknown": {
 			config: "\nTOKEND_TRUTS=all\n",
 			want: settings.Error{Name: "TOKEND_TRUTS", Source: "CONFIG",
-				Message: "line 2: unknown setting; known are TOKEND_DIR, TOKEND_SOCKET, TOKEND_STORE, TOKEND_TRUST, TOKEND_PROFILE"},
-			text: "TOKEND_TRUTS: line 2: unknown setting; known are TOKEND_DIR, TOKEND_SOCKET, TOKEND_STORE, TOKEND_TRUST, TOKEND_PROFILE (CONFIG)",
+				Message: "line 2: unknown setting; known are TOKEND_DIR, TOKEND_SOCKET, TOKEND_STORE, TOKEND_TRUST, TOKEND_RATE_LIMIT, TOKEND_PROFILE"},
+			text: "TOKEND_TRUTS: line 2: unknown setting; known are TOKEND_DIR, TOKEND_SOCKET, TOKEND_STORE, TOKEND_TRUST, TOKEND_RATE_LIMIT, TOKEND_PROFILE (CONFIG)",
 		},
 		"no home": {
 			env: "HOME=", want: settings.Error{Name: "HOME", Message: "not set to an absolute path, and neither is XDG_CONFIG_HOME"},

@@ -46,8 +46,9 @@ const (
 //   - folder: whose .age-recipients is not trusted, with a slash at its end,
 //     "/" for the root of the store (UNTRUSTED on writing)
 //
-// THROTTLED and PROVIDER_DOWN may come with a google.rpc.RetryInfo: asking
-// again before that delay brings the same answer.
+// THROTTLED, PROVIDER_DOWN, CLIENT_REFUSED and REQUEST_REFUSED may come with a
+// google.rpc.RetryInfo: asking again before that delay brings the same answer,
+// unless the profile changes or ResetProfile is called.
 type Reason int32
 
 const (

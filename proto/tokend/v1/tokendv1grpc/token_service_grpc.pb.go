@@ -77,8 +77,9 @@ type TokenServiceClient interface {
 	ExplainToken(ctx context.Context, in *v1.ExplainTokenRequest, opts ...grpc.CallOption) (*v1.ExplainTokenResponse, error)
 	// ResetProfile forgets what a profile's authorization server has refused, so
 	// that the next GetToken asks it again. A server that has asked to be left alone
-	// for a while is left alone all the same. Reasons: LOCKED, NOT_INITIALIZED,
-	// PROFILE_NOT_FOUND, STORE_UNAVAILABLE, REQUEST_INVALID.
+	// for a while is left alone all the same. Reasons: THROTTLED (a profile's refusals
+	// are forgotten once every 2 s), LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
 	ResetProfile(ctx context.Context, in *v1.ResetProfileRequest, opts ...grpc.CallOption) (*v1.ResetProfileResponse, error)
 }
 
@@ -226,8 +227,9 @@ type TokenServiceServer interface {
 	ExplainToken(context.Context, *v1.ExplainTokenRequest) (*v1.ExplainTokenResponse, error)
 	// ResetProfile forgets what a profile's authorization server has refused, so
 	// that the next GetToken asks it again. A server that has asked to be left alone
-	// for a while is left alone all the same. Reasons: LOCKED, NOT_INITIALIZED,
-	// PROFILE_NOT_FOUND, STORE_UNAVAILABLE, REQUEST_INVALID.
+	// for a while is left alone all the same. Reasons: THROTTLED (a profile's refusals
+	// are forgotten once every 2 s), LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
 	ResetProfile(context.Context, *v1.ResetProfileRequest) (*v1.ResetProfileResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }

@@ -21,7 +21,8 @@ import (
 )
 
 // ErrNotRunning says that no daemon listens, and that none was to be started
-// or could be.
+// or could be; or that it ended in the middle of a call, which may have had its
+// effect.
 var ErrNotRunning = errors.New("tokend is not running")
 
 // UnreachableError says why the daemon's socket is not to be used: somebody else
@@ -71,7 +72,7 @@ type TokenRequest struct {
 // Token is an access token. It prints as redacted.
 type Token struct {
 	AccessToken string // opaque: do not parse it
-	Type        string // "Bearer"
+	Type        string // "Bearer" or "DPoP"
 	ExpiresAt   time.Time
 	ExpiresIn   time.Duration // when it was handed out
 	Lifetime    time.Duration
@@ -97,7 +98,8 @@ func (t Token) MarshalText() ([]byte, error) {
 	return []byte(t.Type + " token [redacted], fingerprint " + t.Fingerprint), nil
 }
 
-// Header returns the value of the Authorization header (RFC 6750 section 2.1).
+// Header returns the value of the Authorization header (RFC 6750 section 2.1, RFC
+// 9449 section 7.1).
 func (t *Token) Header() string { return t.Type + " " + t.AccessToken }
 
 // Token returns a living access token. Errors are [*Error], [ErrNotRunning],
@@ -116,6 +118,10 @@ func (c *Client) Token(ctx context.Context, r TokenRequest) (*Token, error) {
 	if err := c.Call(ctx, api.MethodGetToken, req, resp); err != nil {
 		return nil, err
 	}
+	return newToken(resp), nil
+}
+
+func newToken(resp *api.GetTokenResponse) *Token {
 	return &Token{
 		AccessToken:   resp.AccessToken,
 		Type:          resp.TokenType,
@@ -128,7 +134,7 @@ func (c *Client) Token(ctx context.Context, r TokenRequest) (*Token, error) {
 		ExpiryAssumed: resp.ExpiryAssumed,
 		Degraded:      resp.Degraded,
 		Warning:       resp.Warning,
-	}, nil
+	}
 }
 
 // Call makes a unary call of the API: method is its full name, such as
@@ -163,10 +169,8 @@ func (c *Client) Call(ctx context.Context, method string, req, resp any) error {
 		if !errors.Is(err, grpcwire.ErrNoAnswer) {
 			return fromWire(err)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(time.Duration(1+rand.IntN(5<<min(attempt, 5))) * time.Millisecond):
+		if err := again(ctx, attempt, err); err != nil {
+			return err
 		}
 	}
 }
@@ -178,15 +182,33 @@ type Stream struct{ s *grpcwire.Stream }
 // Open starts a streaming call, such as [api.MethodInit], on a connection of
 // its own. It has no deadline but the context's.
 func (c *Client) Open(ctx context.Context, method string) (*Stream, error) {
-	conn, header, err := c.connect(ctx)
-	if err != nil {
-		return nil, err
+	for attempt := 0; ; attempt++ {
+		conn, header, err := c.connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s, err := grpcwire.Open(ctx, conn, method, header)
+		if err == nil {
+			return &Stream{s}, nil
+		}
+		if !errors.Is(err, grpcwire.ErrNoAnswer) {
+			return nil, fromWire(err)
+		}
+		if err := again(ctx, attempt, err); err != nil {
+			return nil, err
+		}
 	}
-	s, err := grpcwire.Open(ctx, conn, method, header)
-	if err != nil {
-		return nil, fromWire(err)
+}
+
+// again waits before a call is tried again that no daemon has taken up, for the
+// reason why: the one that did has just ended.
+func again(ctx context.Context, attempt int, why error) error {
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ctx.Err(), why)
+	case <-time.After(time.Duration(1+rand.IntN(5<<min(attempt, 5))) * time.Millisecond):
+		return nil
 	}
-	return &Stream{s}, nil
 }
 
 // Send sends one message.
@@ -209,6 +231,10 @@ func (s *Stream) Recv(m any) error {
 	}
 	return pbwire.Unmarshal(b, m)
 }
+
+// CloseSend says that no more messages follow. A call that takes one message
+// only, such as [api.MethodWatchEvents], begins with it.
+func (s *Stream) CloseSend() error { return fromWire(s.s.CloseSend()) }
 
 // Close ends the call and its connection.
 func (s *Stream) Close() error { return s.s.Close() }

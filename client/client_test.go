@@ -329,7 +329,8 @@ func TestConnectionThatBreaksIsNotTriedAgain(t *testing.T) {
 	})
 	c := client.Client{Socket: s}
 	var failed *client.Error
-	if _, err := c.Token(t.Context(), dev); err == nil || errors.As(err, &failed) {
+	_, err := c.Token(t.Context(), dev)
+	if !errors.Is(err, client.ErrNotRunning) || errors.As(err, &failed) || !strings.HasPrefix(err.Error(), "tokend is not running any more: reading the answer: ") {
 		t.Errorf("error is %v", err)
 	}
 	if n := count.Load(); n != 1 {

@@ -2,6 +2,9 @@ package client
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"syscall"
 	"time"
 
 	"tokend/client/api"
@@ -52,7 +55,11 @@ type retryInfo struct {
 // are as none: what has failed is known without them.
 func fromWire(err error) error {
 	var s *grpcwire.Status
-	if !errors.As(err, &s) {
+	switch {
+	case errors.As(err, &s):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("%w any more: %w", ErrNotRunning, err)
+	default:
 		return err
 	}
 	e := &Error{Code: s.Code, Message: s.Message}

@@ -61,6 +61,44 @@ func ExampleToken_Header() {
 	// Output: 200 OK
 }
 
+// A token that is always a living one, for a program that runs for long.
+func ExampleClient_Watch() {
+	var c client.Client
+	for change, err := range c.Watch(context.Background(), client.TokenRequest{Profile: "dev/network"}) {
+		switch {
+		case err != nil:
+			log.Fatal(err) // no change comes any more
+		case change.Err != nil:
+			fmt.Println(change.Err, change.TokenLives)
+		default:
+			fmt.Println(change.Token.Type, change.Token.Lifetime)
+			return
+		}
+	}
+	// Output: Bearer 1h0m0s
+}
+
+// What to do when an API refuses a token; httpauth.Transport does it all.
+func ExampleClient_Report() {
+	var c client.Client
+	ctx := context.Background()
+	token, err := c.Token(ctx, client.TokenRequest{Profile: "dev/network"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	reported, err := c.Report(ctx, client.Refusal{
+		Profile:     "dev/network",
+		Fingerprint: token.Fingerprint,
+		Status:      http.StatusForbidden,
+		Challenges:  []string{`Bearer error="insufficient_scope", scope="admin"`},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(reported.Outcome, reported.Code, reported.Scopes)
+	// Output: KEPT insufficient_scope [admin]
+}
+
 // What to do about a failure is decided by its reason.
 func ExampleError() {
 	var c client.Client

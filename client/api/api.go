@@ -38,8 +38,9 @@ import (
 //   - folder: whose .age-recipients is not trusted, with a slash at its end,
 //     "/" for the root of the store (UNTRUSTED on writing)
 //
-// THROTTLED and PROVIDER_DOWN may come with a google.rpc.RetryInfo: asking
-// again before that delay brings the same answer.
+// THROTTLED, PROVIDER_DOWN, CLIENT_REFUSED and REQUEST_REFUSED may come with a
+// google.rpc.RetryInfo: asking again before that delay brings the same answer,
+// unless the profile changes or ResetProfile is called.
 type Reason int32
 
 // Values of Reason.
@@ -1335,7 +1336,8 @@ const (
 	MethodExplainToken = "/tokend.v1.TokenService/ExplainToken"
 	// ResetProfile forgets what a profile's authorization server has refused, so
 	// that the next GetToken asks it again. A server that has asked to be left alone
-	// for a while is left alone all the same. Reasons: LOCKED, NOT_INITIALIZED,
-	// PROFILE_NOT_FOUND, STORE_UNAVAILABLE, REQUEST_INVALID.
+	// for a while is left alone all the same. Reasons: THROTTLED (a profile's refusals
+	// are forgotten once every 2 s), LOCKED, NOT_INITIALIZED, PROFILE_NOT_FOUND,
+	// STORE_UNAVAILABLE, REQUEST_INVALID.
 	MethodResetProfile = "/tokend.v1.TokenService/ResetProfile"
 )

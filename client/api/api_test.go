@@ -26,6 +26,8 @@ import (
 var structs = []any{
 	api.CreateDPoPProofRequest{}, api.CreateDPoPProofResponse{},
 	api.DeleteProfileRequest{}, api.DeleteProfileResponse{},
+	api.ExplainTokenRequest{}, api.ExplainTokenResponse{},
+	api.Finding{},
 	api.GetProfileRequest{}, api.GetProfileResponse{},
 	api.GetRecipientsRequest{}, api.GetRecipientsResponse{},
 	api.GetStatusRequest{}, api.GetStatusResponse{},
@@ -41,25 +43,33 @@ var structs = []any{
 	api.LogoutRequest{}, api.LogoutResponse{},
 	api.Mistake{},
 	api.MoveProfileRequest{}, api.MoveProfileResponse{},
+	api.Problem{},
+	api.ProfileStatus{},
 	api.Protection{},
 	api.PutProfileRequest{}, api.PutProfileResponse{},
 	api.RegisterRequest{}, api.RegisterRequestStart{}, api.RegisterRequestUser{},
 	api.RegisterResponse{}, api.RegisterResponseUserNeeded{}, api.RegisterResponseDone{},
 	api.ReloadRequest{}, api.ReloadResponse{},
+	api.ReportTokenRequest{}, api.ReportTokenResponse{},
+	api.ResetProfileRequest{}, api.ResetProfileResponse{},
 	api.RevealProfileRequest{}, api.RevealProfileResponse{},
 	api.RevokeTokensRequest{}, api.RevokeTokensResponse{}, api.RevokeTokensResponseRevocation{},
 	api.Setting{},
 	api.StopRequest{}, api.StopResponse{},
 	api.Trust{},
 	api.Variable{}, api.Variables{},
+	api.WatchEventsRequest{}, api.WatchEventsResponse{},
+	api.WatchTokenRequest{}, api.WatchTokenResponse{}, api.WatchedToken{},
 }
 
 var methods = []string{
 	api.MethodInit, api.MethodGetStatus, api.MethodReload, api.MethodStop,
+	api.MethodWatchEvents,
 	api.MethodListProfiles, api.MethodGetProfile, api.MethodPutProfile, api.MethodDeleteProfile,
 	api.MethodMoveProfile, api.MethodRevealProfile, api.MethodGetRecipients,
 	api.MethodLogin, api.MethodRegister, api.MethodLogout,
 	api.MethodGetToken, api.MethodIntrospectToken, api.MethodRevokeTokens, api.MethodCreateDPoPProof,
+	api.MethodReportToken, api.MethodWatchToken, api.MethodExplainToken, api.MethodResetProfile,
 }
 
 var files = func() (all []protoreflect.FileDescriptor) {
@@ -188,10 +198,14 @@ func TestEnums(t *testing.T) {
 	forms := names(t, "tokend.v1.RevealProfileRequest.Form", "FORM_")
 	methods := names(t, "tokend.v1.LoginRequest.Method", "METHOD_")
 	sources := names(t, "tokend.v1.IntrospectTokenResponse.Source", "SOURCE_")
+	outcomes := names(t, "tokend.v1.ReportTokenResponse.Outcome", "OUTCOME_")
+	levels := names(t, "tokend.v1.Finding.Level", "LEVEL_")
+	kinds := names(t, "tokend.v1.WatchEventsResponse.Kind", "KIND_")
 	for n := int32(-1); n < 100; n++ {
 		for _, v := range []struct{ got, want string }{
 			{api.Reason(n).String(), reasons[n]}, {api.State(n).String(), states[n]}, {api.Form(n).String(), forms[n]},
 			{api.Method(n).String(), methods[n]}, {api.Source(n).String(), sources[n]},
+			{api.Outcome(n).String(), outcomes[n]}, {api.Level(n).String(), levels[n]}, {api.Kind(n).String(), kinds[n]},
 		} {
 			if v.want == "" {
 				v.want = strconv.Itoa(int(n))

@@ -42,6 +42,9 @@ func (PutProfileRequest) Format(f fmt.State, _ rune) { redacted(f, "PutProfileRe
 func (RegisterRequestUser) Format(f fmt.State, _ rune) { redacted(f, "RegisterRequestUser") }
 
 // Format implements [fmt.Formatter].
+func (ReportTokenRequest) Format(f fmt.State, _ rune) { redacted(f, "ReportTokenRequest") }
+
+// Format implements [fmt.Formatter].
 func (RevealProfileResponse) Format(f fmt.State, _ rune) { redacted(f, "RevealProfileResponse") }
 
 // Format implements [fmt.Formatter].

@@ -32,6 +32,9 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		api.RegisterRequestUser{Password: canary},
 		&api.CreateDPoPProofRequest{AccessToken: canary},
 		api.CreateDPoPProofRequest{AccessToken: canary},
+		&api.ReportTokenRequest{AccessToken: canary},
+		api.ReportTokenRequest{AccessToken: canary},
+		&api.WatchTokenResponse{Token: &api.GetTokenResponse{AccessToken: canary}},
 		&api.CreateDPoPProofResponse{Proof: canary},
 		api.CreateDPoPProofResponse{Proof: canary},
 	} {

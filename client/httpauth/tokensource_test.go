@@ -72,7 +72,7 @@ func run(m *testing.M) (int, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error)
-	go func() { served <- daemon.New(s, "test", nil, slog.New(slog.DiscardHandler)).Serve(ctx, l) }()
+	go func() { served <- daemon.New(s, "test", nil, slog.New(&reports)).Serve(ctx, l) }()
 	defer func() {
 		stop()
 		<-served
@@ -96,13 +96,16 @@ func prepare(ctx context.Context) error {
 	if err := stream.Recv(&api.InitResponse{}); err != nil {
 		return err
 	}
-	return put(ctx, "OAUTH2_SCOPE=read", "")
+	if err := put(ctx, "dev/api", "API_URL="+server.URL, ""); err != nil {
+		return err
+	}
+	return put(ctx, "dev/network", "OAUTH2_SCOPE=read", "")
 }
 
-func put(ctx context.Context, line, replaces string) error {
+func put(ctx context.Context, name, line, replaces string) error {
 	text := "OAUTH2_TOKEN_URL=" + server.TokenURL + "\nCLIENT_ID=client\nCLIENT_SECRET=secret\n" + line + "\n"
 	return (&client.Client{}).Call(ctx, api.MethodPutProfile, &api.PutProfileRequest{
-		Name: "dev/network", Text: []byte(text), Replaces: replaces,
+		Name: name, Text: []byte(text), Replaces: replaces,
 	}, &api.PutProfileResponse{})
 }
 
@@ -127,7 +130,7 @@ func TestTokenSource(t *testing.T) {
 	if err := c.Call(t.Context(), api.MethodGetProfile, &api.GetProfileRequest{Name: "dev/network"}, version); err != nil {
 		t.Fatal(err)
 	}
-	if err := put(t.Context(), "OAUTH2_SCOPE=write", version.Version); err != nil {
+	if err := put(t.Context(), "dev/network", "OAUTH2_SCOPE=write", version.Version); err != nil {
 		t.Fatal(err)
 	}
 	edited, err := source.Token()

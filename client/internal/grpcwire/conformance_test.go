@@ -541,6 +541,29 @@ func TestKeepalive(t *testing.T) {
 	})
 }
 
+// A stream may have nothing to say for days, while its server pings: the limit of frames without data is one of frames
+// in a time.
+func TestQuietForDays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := serveInBubble(t, nil, func(_ any, s grpc.ServerStream) error {
+			select {
+			case <-time.After(72 * time.Hour):
+				return s.SendMsg([]byte("still there"))
+			case <-s.Context().Done():
+				return nil
+			}
+		}, grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: time.Second}))
+		s := open(t, t.Context(), dial())
+		defer s.Close()
+		if err := s.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Recv(); err != nil || string(got) != "still there" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	})
+}
+
 func TestMaxConnectionAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial := serveInBubble(t, nil, func(_ any, s grpc.ServerStream) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 )
 
 // Frame types (RFC 9113, 6).
@@ -50,9 +51,10 @@ const (
 	// connection. Half of it is more than a message.
 	receiveWindow = 256 << 10
 
-	// maxQuiet is how many frames may come with no data between them, ours or the server's, before the server is
-	// taken for broken. Keepalive pings every ten seconds reach it after a day.
-	maxQuiet = 10_000
+	// maxQuiet is how many frames may come within quietTime with no data between them, ours or the server's, before
+	// the server is taken for broken. A call may be quiet for weeks: keepalive pings are a second apart at the least.
+	maxQuiet  = 10_000
+	quietTime = time.Hour
 )
 
 // preface is what a connection begins with: the client's preface, our SETTINGS, and the connection's window.
@@ -131,9 +133,15 @@ func (s *Stream) obey(kind, flags byte, id uint32, p []byte) error {
 	case s.inBlock && kind != frameContinuation: // RFC 9113, 4.3
 		return malformed("a header block is interrupted")
 	}
+	if !s.began && s.spoke != nil {
+		close(s.spoke)
+	}
 	s.began = true
 
 	s.mu.Lock()
+	if s.quiet == 0 || s.quiet == maxQuiet && time.Since(s.quietSince) >= quietTime {
+		s.quiet, s.quietSince = 0, time.Now()
+	}
 	s.quiet++
 	quiet := s.quiet
 	s.mu.Unlock()

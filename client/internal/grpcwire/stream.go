@@ -29,6 +29,8 @@ var (
 type Stream struct {
 	conn net.Conn
 	done chan struct{} // closed when run has returned
+	// spoke is closed when the server's first frame has come; nil for Unary, which waits for more.
+	spoke chan struct{}
 
 	// Down to replies: only for the goroutine that reads frames, which is run's, or Unary's caller.
 	r        *bufio.Reader // holds one whole frame
@@ -51,7 +53,8 @@ type Stream struct {
 	received   []byte     // DATA that Recv has not yet taken
 	credit     int        // bytes that the server may still send, for the stream and for the connection alike
 	taken      int        // bytes that were taken from received and not yet given back as credit
-	quiet      int        // frames since the last that carried data, either way
+	quiet      int        // frames since quietSince, or since the last that carried data, either way
+	quietSince time.Time  // when the first of them came
 	connWindow int64      // bytes that may be sent on the connection
 	window     int64      // bytes that may be sent on the stream; SETTINGS can make it negative (RFC 9113, 6.9.2)
 	initial    int64      // the server's SETTINGS_INITIAL_WINDOW_SIZE
@@ -59,10 +62,12 @@ type Stream struct {
 	err        error // how the call ended; io.EOF for OK
 }
 
-// Open starts a call of method ("/package.Service/Method"). The stream owns c and closes it when the call ends, on
-// Close, and when ctx is done. An error of the server, even of a method that is not there, comes from Recv.
+// Open starts a call of method ("/package.Service/Method"), and waits until the server speaks: else the error is
+// ErrNoAnswer, wrapped, or ctx's. The stream owns c and closes it when the call ends, on Close, and when ctx is done. An
+// error of the server, even of a method that is not there, comes from Recv.
 func Open(ctx context.Context, c net.Conn, method string, md []Header) (*Stream, error) {
 	s := newStream(c)
+	s.spoke = make(chan struct{})
 	out, err := s.start(ctx, method, md)
 	if err != nil {
 		c.Close()
@@ -74,7 +79,12 @@ func Open(ctx context.Context, c net.Conn, method string, md []Header) (*Stream,
 		defer stop()
 		s.run(ctx)
 	}()
-	return s, nil
+	select {
+	case <-s.spoke:
+		return s, nil
+	case <-s.done:
+		return nil, s.err
+	}
 }
 
 // Send sends one message, and waits while the server's windows are full. A nil error does not say that the server

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -78,14 +79,20 @@ func (a *app) status(ctx context.Context) (*api.GetStatusResponse, error) {
 
 func statusCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "status",
-		Short: "Say what the daemon is and does, and which settings are in force",
-		Long: `Say what the daemon is and does, and which settings are in force and where they
-came from. It starts no daemon: without one it exits with 3.`,
+		Use:   "status [PROFILE]...",
+		Short: "Say how the daemon and the profiles' tokens stand, and which settings are in force",
+		Long: `Say what the daemon is and does, which settings are in force and where they came
+from, and how the tokens stand of all profiles of which something is known: until
+when they are good, when they are renewed, or what is wrong and when it is tried
+again, what is wrong first. With a PROFILE, only how its token stands.
+
+It starts no daemon: without one it exits with 3.`,
 		Example: `  tokenctl status
-  tokenctl status -o json | jq .pid`,
-		Args: atMost(0),
-		RunE: func(c *cobra.Command, _ []string) error {
+  tokenctl status dev/network
+  tokenctl status -o json | jq .pid
+  tokenctl status -o json | jq '.profile_statuses[] | select(.reason)'`,
+		ValidArgsFunction: a.completeMore,
+		RunE: func(c *cobra.Command, args []string) error {
 			a.client.Autostart = false
 			mine, err := a.client.Settings()
 			if err != nil {
@@ -98,14 +105,47 @@ came from. It starts no daemon: without one it exits with 3.`,
 			if err != nil {
 				return err
 			}
-			if a.output == "json" {
+			if len(args) > 0 {
+				if s.ProfileStatuses, err = a.statusesOf(c.Context(), s, args); err != nil {
+					return err
+				}
+			}
+			switch {
+			case a.output == "json":
 				return sayJSON(statusJSON(s, mine))
+			case len(args) > 0:
+				return say("%s", profilesText(s.ProfileStatuses))
 			}
 			return say("%s", printable(statusText(s, mine)))
 		},
 	}
 	a.outputFlag(c, "text", "json")
 	return c
+}
+
+// statusesOf picks those of some profiles, and makes one for each other, of which
+// nothing is known or was told. All of them must be there.
+func (a *app) statusesOf(ctx context.Context, s *api.GetStatusResponse, names []string) ([]api.ProfileStatus, error) {
+	var picked []api.ProfileStatus
+	for _, p := range s.ProfileStatuses {
+		if slices.Contains(names, p.Profile) {
+			picked = append(picked, p)
+		}
+	}
+	for _, name := range names {
+		if slices.ContainsFunc(picked, func(p api.ProfileStatus) bool { return p.Profile == name }) {
+			continue
+		}
+		if _, err := a.existing(ctx, name); err != nil {
+			return nil, err
+		}
+		p := api.ProfileStatus{Profile: name}
+		if s.ProfileStatusesOmitted > 0 {
+			p.Message = "there are too many profiles to tell of all; see: tokenctl explain " + name
+		}
+		picked = append(picked, p)
+	}
+	return picked, nil
 }
 
 type settingJSON struct {
@@ -142,15 +182,22 @@ func (a *app) statusWithout(mine *settings.Settings, cause error) error {
 	return cause
 }
 
-func stateName(s api.State) string {
-	return strings.ToLower(strings.ReplaceAll(s.String(), "_", " "))
-}
-
 func statusJSON(s *api.GetStatusResponse, mine *settings.Settings) any {
 	type protection struct {
 		Name   string `json:"name"`
 		Active bool   `json:"active"`
 		Detail string `json:"detail"`
+	}
+	type standing struct {
+		Profile       string `json:"profile"`
+		ExpiresAt     string `json:"expires_at,omitempty"`
+		ExpiresAtUnix int64  `json:"expires_at_unix,omitempty"`
+		RenewsAt      string `json:"renews_at,omitempty"`
+		RenewsAtUnix  int64  `json:"renews_at_unix,omitempty"`
+		Reason        string `json:"reason,omitempty"`
+		Message       string `json:"message,omitempty"`
+		NextTry       string `json:"next_try,omitempty"`
+		NextTryUnix   int64  `json:"next_try_unix,omitempty"`
 	}
 	out := struct {
 		Running       bool          `json:"running"`
@@ -177,20 +224,31 @@ func statusJSON(s *api.GetStatusResponse, mine *settings.Settings) any {
 		Orphaned      []string      `json:"orphaned_sessions"`
 		Unsaved       []string      `json:"unsaved_sessions"`
 		Queued        int32         `json:"queued_revocations"`
+		Goroutines    int32         `json:"goroutines"`
 		Settings      []settingJSON `json:"settings"`
 		Protections   []protection  `json:"protections"`
+		Statuses      []standing    `json:"profile_statuses"`
+		Omitted       int32         `json:"profile_statuses_omitted"`
 	}{
-		true, strings.ReplaceAll(stateName(s.State), " ", "_"), s.Problem, s.Pid, s.Version, version,
+		true, strings.ToLower(s.State.String()), s.Problem, s.Pid, s.Version, version,
 		s.StartedAt.Format(time.RFC3339), s.StartedAt.Unix(), s.Socket, s.Store,
 		filepath.Dir(s.ProfilesDir), s.ProfilesDir, s.SessionsDir, s.IdentityFile, s.Recipient,
 		s.TrustFile, mine.LogFile(), s.Profiles, s.Sessions, s.CachedTokens, s.Connections,
-		listed(s.OrphanedSessions), listed(s.UnsavedSessions), s.QueuedRevocations, nil, nil,
+		listed(s.OrphanedSessions), listed(s.UnsavedSessions), s.QueuedRevocations, s.Goroutines,
+		nil, nil, []standing{}, s.ProfileStatusesOmitted,
 	}
 	for _, v := range s.Settings {
 		out.Settings = append(out.Settings, settingJSON{v.Name, v.Value, v.Source})
 	}
 	for _, p := range s.Protections {
 		out.Protections = append(out.Protections, protection{p.Name, p.Active, p.Detail})
+	}
+	for _, p := range s.ProfileStatuses {
+		one := standing{Profile: p.Profile, Reason: reasonName(p.Reason), Message: p.Message}
+		one.ExpiresAt, one.ExpiresAtUnix = timeJSON(p.ExpiresAt)
+		one.RenewsAt, one.RenewsAtUnix = timeJSON(p.RenewsAt)
+		one.NextTry, one.NextTryUnix = timeJSON(p.NextTry)
+		out.Statuses = append(out.Statuses, one)
 	}
 	return out
 }
@@ -210,7 +268,7 @@ func statusText(s *api.GetStatusResponse, mine *settings.Settings) string {
 	case api.StateNotInitialized:
 		row("state", "not initialized; run: tokenctl init")
 	default:
-		row("state", "%s", stateName(s.State))
+		row("state", "%s", inWords(s.State.String()))
 	}
 	if s.Problem != "" {
 		row("problem", "%s", s.Problem)
@@ -245,7 +303,44 @@ func statusText(s *api.GetStatusResponse, mine *settings.Settings) string {
 		row(p.Name, "%s: %s", state, p.Detail)
 	}
 	w.Flush()
+	if len(s.ProfileStatuses) > 0 {
+		b.WriteString("\n" + profilesText(s.ProfileStatuses))
+	}
+	if s.ProfileStatusesOmitted > 0 {
+		fmt.Fprintf(&b, "and %s more\n", counted(s.ProfileStatusesOmitted, "profile"))
+	}
 	return b.String()
+}
+
+// profilesText is a line for each profile: its token, and what is to come of it.
+func profilesText(all []api.ProfileStatus) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, p := range all {
+		token, then := "no token", "one is made when it is asked for"
+		if !p.ExpiresAt.IsZero() {
+			token, then = "good until "+clock(p.ExpiresAt), renewal(p.RenewsAt)
+		}
+		switch {
+		case p.Reason != api.ReasonUnspecified:
+			if then = p.Message; !p.NextTry.IsZero() {
+				then += "; next try at " + clock(p.NextTry)
+			}
+		case p.Message != "":
+			token, then = "not told", p.Message
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", oneLine(p.Profile), token, oneLine(then))
+	}
+	w.Flush()
+	return b.String()
+}
+
+// renewal says when a token is renewed that is good.
+func renewal(at time.Time) string {
+	if at.IsZero() {
+		return "not renewed unless it is asked for"
+	}
+	return "renewed at " + clock(at)
 }
 
 func reloadCommand(a *app) *cobra.Command {

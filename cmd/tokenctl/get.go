@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -27,7 +28,11 @@ func getCommand(a *app) *cobra.Command {
 
 The token comes from the daemon's cache, or from the authorization server if
 there is none that is good for at least 30 s (or a tenth of its life, if that
-is less). get never opens a browser and never asks anything.
+is less). get never opens a browser and never asks anything. While the server is
+down, a token that is still good is printed all the same, with a warning.
+
+With --wait it tries again while the server is down or wants to be left alone, at
+the times that the errors name; a refusal is not waited for.
 
 PROFILE may be left out where TOKEND_PROFILE names one.
 
@@ -82,7 +87,7 @@ refuses for good; 75 not now, try again; 78 the profile or a setting is wrong;
 }
 
 // token gets a token; while the provider is down, it tries again for as long
-// as wait says.
+// as wait says, at the times that the daemon names.
 func (a *app) token(ctx context.Context, r client.TokenRequest, wait time.Duration) (*client.Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(getTime, wait))
 	defer cancel()
@@ -97,10 +102,41 @@ func (a *app) token(ctx context.Context, r client.TokenRequest, wait time.Durati
 		if time.Now().Add(again).After(giveUp) {
 			return nil, err
 		}
-		select {
-		case <-ctx.Done():
+		switch waited := pause(ctx, again); {
+		case errors.Is(waited, context.Canceled):
+			return nil, waited
+		case waited != nil:
 			return nil, err
-		case <-time.After(again):
+		}
+	}
+}
+
+// pause waits, and says so on a terminal, on one line that it clears again.
+func pause(ctx context.Context, d time.Duration) error {
+	over := time.After(d)
+	if !isTerminal(os.Stderr) {
+		select {
+		case <-over:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	// Padded, so that each overwrites the one before it.
+	const form, width = "\rwaiting for the provider; %-25s", len("waiting for the provider; ") + 25
+	defer func() { fmt.Fprintf(os.Stderr, "\r%*s\r", width+len("^C"), "") }()
+	for until := time.Now().Add(d); ; {
+		fmt.Fprintf(os.Stderr, form, nextTry(max(0, time.Until(until))))
+		select {
+		case <-over:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
 		}
 	}
 }

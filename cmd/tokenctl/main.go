@@ -29,11 +29,13 @@ type command struct {
 // costs a `get` more than the call to the daemon does.
 var commands = []command{
 	{"get", getCommand},
+	{"report", reportCommand},
 	{"proof", proofCommand},
 	{"inspect", inspectCommand},
 	{"login", loginCommand},
 	{"logout", logoutCommand},
 	{"revoke", revokeCommand},
+	{"reset", resetCommand},
 	{"register", registerCommand},
 	{"init", initCommand},
 	{"add", addCommand},
@@ -45,6 +47,8 @@ var commands = []command{
 	{"trust", trustCommand},
 	{"import", importCommand},
 	{"status", statusCommand},
+	{"explain", explainCommand},
+	{"events", eventsCommand},
 	{"reload", reloadCommand},
 	{"daemon", daemonCommand},
 	{"completion", completionCommand},

@@ -13,11 +13,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"tokend/internal/socket"
@@ -39,6 +42,7 @@ func TestMain(m *testing.M) {
 type (
 	loginStream    = grpc.BidiStreamingServer[tokendv1.LoginRequest, tokendv1.LoginResponse]
 	registerStream = grpc.BidiStreamingServer[tokendv1.RegisterRequest, tokendv1.RegisterResponse]
+	eventStream    = grpc.ServerStreamingServer[tokendv1.WatchEventsResponse]
 )
 
 // script is a daemon that does what a test says.
@@ -55,9 +59,15 @@ type script struct {
 	inspect  func(*tokendv1.IntrospectTokenRequest) (*tokendv1.IntrospectTokenResponse, error)
 	revoke   func(*tokendv1.RevokeTokensRequest) (*tokendv1.RevokeTokensResponse, error)
 	prove    func(*tokendv1.CreateDPoPProofRequest) (*tokendv1.CreateDPoPProofResponse, error)
+	report   func(*tokendv1.ReportTokenRequest) (*tokendv1.ReportTokenResponse, error)
+	reset    func(*tokendv1.ResetProfileRequest) (*tokendv1.ResetProfileResponse, error)
+	explain  func(*tokendv1.ExplainTokenRequest) (*tokendv1.ExplainTokenResponse, error)
+	events   func(*tokendv1.WatchEventsRequest, eventStream) error
+	list     []*tokendv1.ListProfilesResponse_ProfileEntry
 	status   *tokendv1.GetStatusResponse
 
-	dir string // of the socket, and of whatever else a test needs
+	dir  string // of the socket, and of whatever else a test needs
+	stop func() // ends it at once
 
 	// calls is held for the length of a call, and once before and after each run
 	// of tokenctl: what a test sets before a run, the calls see, and the other way
@@ -103,7 +113,31 @@ func (s *script) CreateDPoPProof(_ context.Context, r *tokendv1.CreateDPoPProofR
 	defer s.call()()
 	return s.prove(r)
 }
+func (s *script) ReportToken(_ context.Context, r *tokendv1.ReportTokenRequest) (*tokendv1.ReportTokenResponse, error) {
+	defer s.call()()
+	return s.report(r)
+}
+func (s *script) ResetProfile(_ context.Context, r *tokendv1.ResetProfileRequest) (*tokendv1.ResetProfileResponse, error) {
+	defer s.call()()
+	return s.reset(r)
+}
+func (s *script) ExplainToken(_ context.Context, r *tokendv1.ExplainTokenRequest) (*tokendv1.ExplainTokenResponse, error) {
+	defer s.call()()
+	return s.explain(r)
+}
+func (s *script) WatchEvents(r *tokendv1.WatchEventsRequest, stream eventStream) error {
+	defer s.call()()
+	return s.events(r, stream)
+}
+func (s *script) ListProfiles(context.Context, *tokendv1.ListProfilesRequest) (*tokendv1.ListProfilesResponse, error) {
+	defer s.call()()
+	return &tokendv1.ListProfilesResponse{Profiles: s.list}, nil
+}
+func (s *script) GetProfile(_ context.Context, r *tokendv1.GetProfileRequest) (*tokendv1.GetProfileResponse, error) {
+	return nil, refusal("PROFILE_NOT_FOUND", "no such profile", "profile", r.Name)
+}
 func (s *script) GetStatus(context.Context, *tokendv1.GetStatusRequest) (*tokendv1.GetStatusResponse, error) {
+	defer s.call()()
 	return s.status, nil
 }
 
@@ -121,6 +155,7 @@ func serve(t *testing.T, s *script) *script {
 		t.Fatal(err)
 	}
 	g := grpc.NewServer()
+	s.stop = g.Stop
 	tokendv1grpc.RegisterProfileServiceServer(g, s)
 	tokendv1grpc.RegisterTokenServiceServer(g, s)
 	tokendv1grpc.RegisterDaemonServiceServer(g, s)
@@ -183,11 +218,20 @@ func want(t *testing.T, got, want outcome) {
 
 // refusal is an error as the daemon gives it: pairs are metadata.
 func refusal(reason, message string, pairs ...string) error {
+	return refusalFor(0, reason, message, pairs...)
+}
+
+// refusalFor is a refusal that is the answer for that long.
+func refusalFor(d time.Duration, reason, message string, pairs ...string) error {
 	metadata := make(map[string]string)
 	for pair := range slices.Chunk(pairs, 2) {
 		metadata[pair[0]] = pair[1]
 	}
-	s, err := status.New(codes.Unknown, message).WithDetails(&errdetails.ErrorInfo{Domain: "tokend", Reason: reason, Metadata: metadata})
+	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: "tokend", Reason: reason, Metadata: metadata}}
+	if d > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
+	}
+	s, err := status.New(codes.Unknown, message).WithDetails(details...)
 	if err != nil {
 		return err
 	}
@@ -274,11 +318,54 @@ func TestHints(t *testing.T) {
 	}{
 		{refusal("LOGIN_REQUIRED", "login required", "profile", "p"), 4, "p: login required; run: tokenctl login p"},
 		{refusal("LOGIN_REQUIRED", "login required", "profile", "p", "variable", "OAUTH2_REFRESH_TOKEN"), 4, "p: login required; give it a new OAUTH2_REFRESH_TOKEN: tokenctl edit p"},
+		{refusal("CLIENT_REFUSED", "invalid_client", "profile", "p"), 8, "p: invalid_client; check CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH: tokenctl edit p"},
+		{refusal("REQUEST_REFUSED", "invalid_scope", "profile", "p", "oauth_error", "invalid_scope"), 8, "p: invalid_scope; check OAUTH2_SCOPE: tokenctl edit p"},
 		{refusal("DENIED", "no", "profile", "p"), 7, "p: no"},
 		{refusal("DENIED", "no", "profile", "p", "variable", "API_URL"), 7, "p: no; check API_URL: tokenctl edit p"},
+		{refusal("PROVIDER_DOWN", "no route", "profile", "p"), 75, "p: no route; to keep trying: tokenctl get --wait 1m p"},
+		{refusalFor(time.Second, "PROVIDER_DOWN", "no route", "profile", "p"), 75, "p: no route; to keep trying: tokenctl get --wait 1m p"},
+		{refusalFor(90*time.Second-time.Millisecond, "THROTTLED", "too many", "profile", "p"), 75, "p: too many; next try in 1m30s"},
+		{refusal("THROTTLED", "too many"), 75, "too many"},
+		{status.Error(codes.Unavailable, "the daemon is stopping"), 3, "the daemon is stopping; run: tokenctl daemon start"},
 	} {
 		s := serve(t, &script{get: func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) { return nil, test.err }})
 		want(t, s.run(t, "", "get", "p"), outcome{"", "tokenctl: " + test.says + "\n", test.exit})
+	}
+}
+
+// withoutTime replaces a time of day between two times by TIME.
+func withoutTime(s string, from, to time.Time) string {
+	for at := from; !at.After(to.Add(time.Second)); at = at.Add(time.Second) {
+		for _, layout := range []string{time.DateTime, time.TimeOnly} {
+			s = strings.ReplaceAll(s, at.UTC().Format(layout), "TIME")
+		}
+	}
+	return s
+}
+
+// What the server has refused is not asked for again before a time, which the line
+// says, and JSON as seconds.
+func TestRefusalsSayWhenTheyAreTriedAgain(t *testing.T) {
+	var err error
+	s := serve(t, &script{get: func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) { return nil, err }})
+	for _, test := range []struct {
+		err  error
+		says string
+	}{
+		{refusalFor(15*time.Minute, "CLIENT_REFUSED", "the client was refused (invalid_client)", "profile", "p", "variable", "CLIENT_SECRET", "oauth_error", "invalid_client"),
+			"p: the client was refused (invalid_client); not asked again before TIME; check CLIENT_SECRET, then: tokenctl reset p"},
+		{refusalFor(15*time.Minute, "REQUEST_REFUSED", "invalid_target", "profile", "p", "oauth_error", "invalid_target"),
+			"p: invalid_target; not asked again before TIME; check OAUTH2_RESOURCE and OAUTH2_AUDIENCE, then: tokenctl reset p"},
+	} {
+		err = test.err
+		before := time.Now()
+		got := s.run(t, "", "get", "p")
+		got.Stderr = withoutTime(got.Stderr, before.Add(15*time.Minute), time.Now().Add(15*time.Minute))
+		want(t, got, outcome{"", "tokenctl: " + test.says + "\n", 8})
+		got = s.run(t, "", "get", "p", "-o", "json")
+		if !strings.Contains(got.Stderr, `"transient":false,"retry_after":900,`) {
+			t.Errorf("no time in %s", got.Stderr)
+		}
 	}
 }
 
@@ -323,7 +410,7 @@ func TestProof(t *testing.T) {
 			outcome{"", "tokenctl: standard input holds no token; see: tokenctl proof --help\n", 2})
 	}
 	s.prove = func(*tokendv1.CreateDPoPProofRequest) (*tokendv1.CreateDPoPProofResponse, error) {
-		return nil, refusal("DENIED", "it may not go to https://api.example.com", "profile", "p")
+		return nil, refusal("DENIED", "it may not go to https://api.example.com", "profile", "p", "variable", "API_URL")
 	}
 	want(t, s.run(t, "", "proof", "p", "GET", url),
 		outcome{"", "tokenctl: p: it may not go to https://api.example.com; check API_URL: tokenctl edit p\n", 7})

@@ -36,12 +36,6 @@ It is made for the token that "get" prints at that moment, or for the one in
 			}
 			resp := &api.CreateDPoPProofResponse{}
 			if err := a.client.Call(c.Context(), api.MethodCreateDPoPProof, req, resp); err != nil {
-				var call *client.Error
-				if errors.As(err, &call) && call.Reason == api.ReasonDenied {
-					p := diagnoseCall(call)
-					p.Fix = "check API_URL: tokenctl edit " + req.Profile
-					return &p
-				}
 				return err
 			}
 			if a.output == "header" {

@@ -20,10 +20,7 @@ const besides = 9
 // whatever the terminal's own colours. It is empty where the terminal f is too
 // small, or cannot show it.
 func qrCode(f *os.File, text string) string {
-	if os.Getenv("NO_COLOR") != "" || !utf8Locale() {
-		return ""
-	}
-	if t := os.Getenv("TERM"); t == "" || t == "dumb" {
+	if !colours() || !utf8Locale() {
 		return ""
 	}
 	width, height, err := term.GetSize(int(f.Fd()))

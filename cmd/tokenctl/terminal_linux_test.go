@@ -438,3 +438,103 @@ func TestDisplayChoosesBrowser(t *testing.T) {
 		t.Setenv(name, "")
 	}
 }
+
+// A refused token is a secret, too.
+func TestReportAsksForTheToken(t *testing.T) {
+	reported := ""
+	s := serve(t, &script{report: func(r *tokendv1.ReportTokenRequest) (*tokendv1.ReportTokenResponse, error) {
+		reported = r.AccessToken
+		return &tokendv1.ReportTokenResponse{Outcome: tokendv1.ReportTokenResponse_OUTCOME_EVICTED, Message: "another one is made"}, nil
+	}})
+	for _, test := range []struct {
+		types, says string
+		exit        int
+		reported    string
+	}{
+		{"hidden\n", "Refused token: \np: another one is made\n", 0, "hidden"},
+		{"\n", "Refused token: \ntokenctl: standard input holds no token; see: tokenctl report --help\n", 2, ""},
+		{"\x04", "Refused token: \ntokenctl: standard input holds no token; see: tokenctl report --help\n", 2, ""},
+		{"\x03", "Refused token: \ntokenctl: interrupted\n", exitStopped, ""},
+	} {
+		reported = ""
+		p := newTerminal(t, 80, 24)
+		before := p.modes(t)
+		cmd := p.start(t, s, nil, "report", "p")
+		p.until(t, "token: ")
+		p.types(t, test.types)
+		_ = cmd.Wait()
+		if after := p.modes(t); after != before {
+			t.Errorf("%q: the terminal's modes are %o, were %o", test.types, after, before)
+		}
+		if got := p.ends(t, s, cmd, test.exit); got != test.says || reported != test.reported {
+			t.Errorf("%q: it reported %q and said\n%q, want\n%q", test.types, reported, got, test.says)
+		}
+	}
+}
+
+// Who waits sees for what, on a line that is gone in the end.
+func TestWaitingIsShown(t *testing.T) {
+	tries := 0
+	s := serve(t, &script{get: func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) {
+		if tries++; tries == 1 {
+			return nil, refusalFor(2500*time.Millisecond, "PROVIDER_DOWN", "no route", "profile", "p")
+		}
+		return &tokendv1.GetTokenResponse{AccessToken: "late", TokenType: "Bearer"}, nil
+	}})
+	const first = "\rwaiting for the provider; next try in 3s           "
+	const later = "(\rwaiting for the provider; next try in [0-2]s           )+"
+	blank := "\r" + strings.Repeat(" ", len(first)-1+len("^C")) + "\r"
+	p := newTerminal(t, 80, 24)
+	if got, want := p.ends(t, s, p.start(t, s, nil, "get", "p", "--wait", "20s"), 0),
+		"^"+first+later+blank+"late\n$"; !regexp.MustCompile(want).MatchString(got) {
+		t.Errorf("it said\n%q, want\n%q", got, want)
+	}
+
+	tries = 0
+	p = newTerminal(t, 80, 24)
+	cmd := p.start(t, s, nil, "get", "p", "--wait", "20s")
+	p.until(t, first)
+	p.types(t, "\x03")
+	if got, want := p.ends(t, s, cmd, exitStopped), first+"^C"+blank+"tokenctl: interrupted\n"; got != want {
+		t.Errorf("it said\n%q, want\n%q", got, want)
+	}
+
+	// It may be waited for in vain.
+	s.get = func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error) {
+		return nil, refusal("PROVIDER_DOWN", "no route", "profile", "p")
+	}
+	p = newTerminal(t, 80, 24)
+	if got, want := p.ends(t, s, p.start(t, s, nil, "get", "p", "--wait", "4s"), 75),
+		"^("+later+blank+")+tokenctl: p: no route; to keep trying: tokenctl get --wait 1m p\n$"; !regexp.MustCompile(want).MatchString(got) {
+		t.Errorf("it said\n%q, want\n%q", got, want)
+	}
+}
+
+func TestFindingsAreColoured(t *testing.T) {
+	s := serve(t, &script{explain: func(*tokendv1.ExplainTokenRequest) (*tokendv1.ExplainTokenResponse, error) {
+		return &tokendv1.ExplainTokenResponse{Findings: []*tokendv1.Finding{
+			{Level: tokendv1.Finding_LEVEL_INFO, Topic: "a", Text: "b"},
+			{Level: tokendv1.Finding_LEVEL_OK, Topic: "a", Text: "b"},
+			{Level: tokendv1.Finding_LEVEL_WARNING, Topic: "a", Text: "b"},
+			{Level: tokendv1.Finding_LEVEL_PROBLEM, Topic: "a", Text: "b"},
+		}}, nil
+	}})
+	const plain = "         a  b\nok       a  b\nwarning  a  b\nPROBLEM  a  b\n\np: no token is held; \"get\" asks the authorization server for one\n"
+	coloured := strings.NewReplacer("ok     ", "\x1b[32mok     \x1b[0m", "warning", "\x1b[33mwarning\x1b[0m", "PROBLEM", "\x1b[31mPROBLEM\x1b[0m").Replace(plain)
+	for _, test := range []struct {
+		env  []string
+		says string
+	}{
+		{nil, coloured},
+		{[]string{"NO_COLOR="}, coloured},
+		{[]string{"NO_COLOR=1"}, plain},
+		{[]string{"TERM=dumb"}, plain},
+		{[]string{"TERM="}, plain},
+	} {
+		p := newTerminal(t, 80, 24)
+		if got := p.ends(t, s, p.start(t, s, test.env, "explain", "p"), 0); got != test.says {
+			t.Errorf("%q: it said\n%q, want\n%q", test.env, got, test.says)
+		}
+	}
+	want(t, s.runWith(t, []string{"TERM=xterm"}, "", "explain", "p"), outcome{plain, "", 0})
+}

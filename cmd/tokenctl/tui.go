@@ -39,6 +39,7 @@ const (
 	exitNoOne    = 3 // no daemon
 	exitNotFound = 6
 	exitDenied   = 7
+	exitNotNow   = 75
 	exitConfig   = 78
 	exitStopped  = 130
 )
@@ -86,10 +87,32 @@ type problem struct {
 
 func (p *problem) Error() string { return p.Message }
 
+// line is the failure for a person: whose it is, the cause, what to do next.
+func (p *problem) line() string {
+	line := p.Message
+	if p.Profile != "" {
+		line = p.Profile + ": " + line
+	}
+	if p.Fix != "" {
+		line += "; " + p.Fix
+	}
+	return line
+}
+
+// answered is the error of a command whose answer says already what is wrong: all
+// that is left is the exit status.
+type answered struct{ exit int }
+
+func (*answered) Error() string { return "the answer says what is wrong" }
+
 // exit shows err, if any, and returns the exit status.
 func (a *app) exit(err error) int {
 	if err == nil {
 		return 0
+	}
+	var said *answered
+	if errors.As(err, &said) {
+		return said.exit
 	}
 	p := diagnose(err)
 	if a.output == "json" {
@@ -97,15 +120,7 @@ func (a *app) exit(err error) int {
 		fmt.Fprintf(os.Stderr, "%s\n", printableJSON(string(b)))
 		return p.Exit
 	}
-	line := "tokenctl: "
-	if p.Profile != "" {
-		line += p.Profile + ": "
-	}
-	line += p.Message
-	if p.Fix != "" {
-		line += "; " + p.Fix
-	}
-	fmt.Fprintln(os.Stderr, oneLine(line))
+	fmt.Fprintln(os.Stderr, oneLine("tokenctl: "+p.line()))
 	return p.Exit
 }
 
@@ -120,7 +135,7 @@ func diagnose(err error) problem {
 	case errors.As(err, new(*client.UnreachableError)):
 		return problem{Exit: exitNoOne, Message: err.Error()}
 	case errors.Is(err, client.ErrNotRunning):
-		return problem{Exit: exitNoOne, Message: err.Error(), Transient: true, Fix: "run: tokenctl daemon start"}
+		return problem{Exit: exitNoOne, Message: err.Error(), Transient: true, Fix: startDaemon}
 	case errors.Is(err, context.Canceled):
 		return problem{Exit: exitStopped, Message: "interrupted"}
 	case errors.Is(err, context.DeadlineExceeded):
@@ -128,6 +143,11 @@ func diagnose(err error) problem {
 	}
 	return problem{Exit: exitFailed, Message: err.Error()}
 }
+
+const startDaemon = "run: tokenctl daemon start"
+
+// unavailable is the gRPC code of a daemon that is stopping.
+const unavailable = 14
 
 // alike are the variables that are as likely to be wrong as the one named.
 var alike = map[string]string{
@@ -144,6 +164,53 @@ func toCheck(p problem, otherwise string) string {
 	return cmp.Or(alike[p.Variable], p.Variable, otherwise)
 }
 
+// afterRefusal says when the server is asked again, unless something changes, and
+// what to look at meanwhile.
+func afterRefusal(p problem, otherwise string) string {
+	check := "check " + toCheck(p, otherwise)
+	if p.RetryAfter == 0 {
+		return check + ": tokenctl edit " + p.Profile
+	}
+	again := time.Now().Add(time.Duration(p.RetryAfter) * time.Second)
+	return "not asked again before " + clock(again) + "; " + check + ", then: tokenctl reset " + p.Profile
+}
+
+func nextTry(d time.Duration) string {
+	return "next try in " + (time.Duration(seconds(d)) * time.Second).String()
+}
+
+// seconds rounds up, so that nobody comes back too early.
+func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
+
+// reasonName is empty where there is no reason.
+func reasonName(r api.Reason) string {
+	if r == api.ReasonUnspecified {
+		return ""
+	}
+	return r.String()
+}
+
+// inWords is the name of an enum's value for people.
+func inWords(name string) string { return strings.ToLower(strings.ReplaceAll(name, "_", " ")) }
+
+// clock is a time for a person, in this machine's zone, with the date where that is
+// not today's.
+func clock(t time.Time) string {
+	t = t.Local()
+	if t.Format(time.DateOnly) == time.Now().Format(time.DateOnly) {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format(time.DateTime)
+}
+
+// timeJSON is a time as it stands in JSON, both ways, and nothing for none.
+func timeJSON(t time.Time) (rfc3339 string, unix int64) {
+	if t.IsZero() {
+		return "", 0
+	}
+	return t.UTC().Format(time.RFC3339), t.Unix()
+}
+
 func diagnoseCall(e *client.Error) problem {
 	p := problem{
 		Exit:       exitFailed,
@@ -153,13 +220,16 @@ func diagnoseCall(e *client.Error) problem {
 		Variable:   e.Metadata["variable"],
 		OAuthError: e.Metadata["oauth_error"],
 		HTTPStatus: e.Metadata["http_status"],
-		RetryAfter: int64((e.RetryAfter + time.Second - 1) / time.Second),
+		RetryAfter: seconds(e.RetryAfter),
 	}
-	if e.Reason != api.ReasonUnspecified {
-		p.Reason = e.Reason.String()
+	if p.Reason = reasonName(e.Reason); p.Reason != "" {
 		p.Exit = exitCodes[e.Reason]
 	}
 	switch e.Reason {
+	case api.ReasonUnspecified:
+		if e.Code == unavailable {
+			p.Exit, p.Transient, p.Fix = exitNoOne, true, startDaemon
+		}
 	case api.ReasonLoginRequired:
 		p.Fix = "run: tokenctl login " + p.Profile
 		if p.Variable == "OAUTH2_REFRESH_TOKEN" {
@@ -185,7 +255,7 @@ func diagnoseCall(e *client.Error) problem {
 			p.Fix = "check " + p.Variable + ": tokenctl edit " + p.Profile
 		}
 	case api.ReasonClientRefused:
-		p.Fix = "check " + toCheck(p, "CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH") + ": tokenctl edit " + p.Profile
+		p.Fix = afterRefusal(p, "CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH")
 	case api.ReasonRequestRefused:
 		check := "OAUTH2_SCOPE, OAUTH2_AUDIENCE and OAUTH2_RESOURCE"
 		switch p.OAuthError {
@@ -196,14 +266,14 @@ func diagnoseCall(e *client.Error) problem {
 		case "unsupported_grant_type":
 			check = "OAUTH2_GRANT"
 		}
-		p.Fix = "check " + toCheck(p, check) + ": tokenctl edit " + p.Profile
+		p.Fix = afterRefusal(p, check)
 	case api.ReasonMinValidUnmet:
 		p.Fix = "ask for less, or add --best-effort"
 	case api.ReasonThrottled, api.ReasonProviderDown:
 		p.Transient = true
 		if p.RetryAfter > 1 {
-			p.Fix = "next try in " + (time.Duration(p.RetryAfter) * time.Second).String()
-		} else {
+			p.Fix = nextTry(e.RetryAfter)
+		} else if p.Profile != "" {
 			p.Fix = "to keep trying: tokenctl get --wait 1m " + p.Profile
 		}
 	case api.ReasonStoreUnavailable:
@@ -374,6 +444,12 @@ func withoutMode(f *os.File, modes uint32) (restore func(), err error) {
 // interrupted: a call, or a terminal's modes.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM)
+}
+
+// colours reports whether a terminal, if there is one, shows them and may.
+func colours() bool {
+	t := os.Getenv("TERM")
+	return os.Getenv("NO_COLOR") == "" && t != "" && t != "dumb"
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

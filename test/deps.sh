@@ -48,7 +48,7 @@ if [ -n "$missing" ]; then
 	DEBIAN_FRONTEND=noninteractive $as apt-get install -q -y --no-install-recommends $missing >/dev/null
 fi
 
-for dir in tools test/world test/conformance; do
+for dir in tools test/world test/conformance examples/editor; do
 	if [ ! -e "$dir/node_modules/.package-lock.json" ] || [ -n "$(find "$dir/package-lock.json" -newer "$dir/node_modules/.package-lock.json")" ]; then
 		echo "installing $dir/node_modules"
 		(cd "$dir" && npm ci --silent --no-audit --no-fund)

@@ -76,6 +76,7 @@ func TestReadmeTour(t *testing.T) {
 		"https://api.example.com/v1/resources":     s.ResourceURL,
 		"https://login.example.com":                s.Issuer,
 		"tokenctl add dev/network < network.env\n": "tokenctl add dev/network < network.env\n",
+		"tokenctl events\n":                        "tokenctl events --recent -n 1\n", // which ends
 	} {
 		if !strings.Contains(tour, example) {
 			t.Fatalf("the tour has no %s:\n%s", example, tour)
@@ -109,7 +110,7 @@ func TestReadmeTour(t *testing.T) {
 	if n := s.Count("/token"); n != 2 {
 		t.Errorf("%d token requests, want one, and one for the login", n)
 	}
-	for _, want := range []string{"Public key age1", "CLIENT_SECRET=********", "nothing changed", "running, pid", "dev/me: logged in; "} {
+	for _, want := range []string{"Public key age1", "CLIENT_SECRET=********", "nothing changed", "running, pid", "dev/me: logged in; ", "\ndev/network: token good until ", " token made "} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("the tour does not show %q:\n%s", want, r.out)
 		}

@@ -40,7 +40,11 @@ func (h *home) trace(t *testing.T, change func(), args ...string) string {
 	}
 	change()
 	// Interrupted, it detaches and dies of the signal.
-	if out, err := asRoot("kill", "-INT", tracer(t, pid)).CombinedOutput(); err != nil {
+	by := tracer(t, pid)
+	if by == "0" {
+		t.Fatal("the daemon has ended, or is not traced any more")
+	}
+	if out, err := asRoot("kill", "-INT", by).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	_, _ = said.WriteTo(io.Discard)

@@ -174,7 +174,7 @@ func TestClientsRefused(t *testing.T) {
 		{"tls/not-its-key", tls("cc-mtls-ca", certificates.CA.Cert, certificates.Stranger.Key), 78, "line 5: TLS_CLIENT_KEY_FILE: the private key is not that of the first certificate" + edit, 0},
 		{"tls/encrypted", tls("cc-mtls-ca", certificates.CA.Cert, p.Keys["ES256"].Encrypted), 78, "line 5: TLS_CLIENT_KEY_FILE: the key is encrypted; run: openssl pkey -in KEY -out NEWKEY" + edit, 0},
 		{"tls/not-asked", lines("OAUTH2_TOKEN_URL="+p.TLSIssuer+"/token", "TLS_CA_FILE="+p.CAFile, "CLIENT_ID=cc-mtls-ca", "TLS_CLIENT_CERT_FILE="+certificates.CA.Cert, "TLS_CLIENT_KEY_FILE="+certificates.CA.Key), 8, refused + checkCert, 1},
-		{"dpop/off", lines(issuer, "CLIENT_ID=cc-dpop", "CLIENT_SECRET="+p.Secrets["cc-dpop"], "OAUTH2_DPOP=off"), 8, "asking 127.0.0.1:PORT for a token: invalid_grant: grant request is invalid (HTTP 400); check OAUTH2_GRANT, or set OAUTH2_DPOP=on: tokenctl edit ", 1},
+		{"dpop/off", lines(issuer, "CLIENT_ID=cc-dpop", "CLIENT_SECRET="+p.Secrets["cc-dpop"], "OAUTH2_DPOP=off"), 8, "asking 127.0.0.1:PORT for a token: invalid_grant: grant request is invalid (HTTP 400)" + notAsked + "check OAUTH2_GRANT, or set OAUTH2_DPOP=on, then: tokenctl reset ", 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := p.Reset(t.Context()); err != nil {

@@ -52,7 +52,7 @@ func TestJWTBearer(t *testing.T) {
 		{"wrong/audience", bearerProfile(p, "RS256", p.Keys["RS256"].PKCS8) + "OAUTH2_ASSERTION_AUDIENCE=https://other.example\n", 8,
 			"asking 127.0.0.1:PORT for a token: invalid_grant: grant request is invalid (HTTP 400)" + checkKey},
 		{"wrong/scope", strings.Replace(bearerProfile(p, "RS256", p.Keys["RS256"].PKCS8), "=read\n", "=admin\n", 1), 8,
-			"asking 127.0.0.1:PORT for a token: invalid_scope: requested scope is not allowed (HTTP 400); check OAUTH2_SCOPE: tokenctl edit "},
+			"asking 127.0.0.1:PORT for a token: invalid_scope: requested scope is not allowed (HTTP 400)" + notAsked + "check OAUTH2_SCOPE, then: tokenctl reset "},
 		{"encrypted", bearerProfile(p, "ES256", p.Keys["ES256"].Encrypted), 78,
 			"line 5: PRIVATE_KEY_FILE: the key is encrypted; run: openssl pkey -in KEY -out NEWKEY; run: tokenctl edit "},
 	} {
@@ -92,8 +92,8 @@ func TestGoogleServiceAccount(t *testing.T) {
 		t.Errorf("for somebody else: %v", r)
 	}
 	h.must(t, "", "import", "google", p.ServiceAccountFile, "--as", "none")
-	h.wantLine(t, 8, "none: asking 127.0.0.1:PORT for a token: invalid_scope: Empty or missing scope not allowed. (HTTP 400); check OAUTH2_SCOPE: tokenctl edit none", "get", "none")
-	h.wantLine(t, 8, "robot: asking 127.0.0.1:PORT for a token: invalid_scope: Some requested scopes were invalid. (HTTP 400); check OAUTH2_SCOPE: tokenctl edit robot", "get", "robot", "--scope", "https://mail.google.com/")
+	h.wantLine(t, 8, "none: asking 127.0.0.1:PORT for a token: invalid_scope: Empty or missing scope not allowed. (HTTP 400)"+notAsked+"check OAUTH2_SCOPE, then: tokenctl reset none", "get", "none")
+	h.wantLine(t, 8, "robot: asking 127.0.0.1:PORT for a token: invalid_scope: Some requested scopes were invalid. (HTTP 400)"+notAsked+"check OAUTH2_SCOPE, then: tokenctl reset robot", "get", "robot", "--scope", "https://mail.google.com/")
 
 	data, err := os.ReadFile(p.ServiceAccountFile)
 	if err != nil {
@@ -173,13 +173,13 @@ func TestTokenExchange(t *testing.T) {
 		{"secret", strings.Replace(profile(from), p.Secrets["exchange"], "wrong-s3cret", 1), 8,
 			"invalid_client: client authentication failed (HTTP 401)" + checkClient},
 		{"audience", profile(from, "OAUTH2_AUDIENCE=nobody"), 8,
-			"invalid_target: resource indicator is missing, or unknown (HTTP 400); check OAUTH2_RESOURCE and OAUTH2_AUDIENCE: tokenctl edit "},
+			"invalid_target: resource indicator is missing, or unknown (HTTP 400)" + notAsked + "check OAUTH2_RESOURCE and OAUTH2_AUDIENCE, then: tokenctl reset "},
 		{"scope", profile(from, "OAUTH2_SCOPE=admin"), 8,
-			"invalid_scope: subject_token has less scope (HTTP 400); check OAUTH2_SCOPE: tokenctl edit "},
+			"invalid_scope: subject_token has less scope (HTTP 400)" + notAsked + "check OAUTH2_SCOPE, then: tokenctl reset "},
 		{"dead", profile("OAUTH2_SUBJECT_TOKEN=never-issued"), 8,
-			"invalid_request: subject_token is invalid (HTTP 400); check OAUTH2_SUBJECT_TOKEN and OAUTH2_SUBJECT_TOKEN_TYPE: tokenctl edit "},
+			"invalid_request: subject_token is invalid (HTTP 400)" + notAsked + "check OAUTH2_SUBJECT_TOKEN and OAUTH2_SUBJECT_TOKEN_TYPE, then: tokenctl reset "},
 		{"type", profile(from, "OAUTH2_SUBJECT_TOKEN_TYPE=id_token"), 8,
-			"invalid_request: subject_token_type is not urn:ietf:params:oauth:token-type:access_token (HTTP 400); check OAUTH2_SUBJECT_TOKEN_PROFILE: tokenctl edit "},
+			"invalid_request: subject_token_type is not urn:ietf:params:oauth:token-type:access_token (HTTP 400)" + notAsked + "check OAUTH2_SUBJECT_TOKEN_PROFILE, then: tokenctl reset "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h.must(t, test.text, "add", test.name)

@@ -188,7 +188,7 @@ func TestDPoPAtResource(t *testing.T) {
 	if r := finish(t, h.command("curl", "-sS", "-H", h.get(t, "dev/me", "-o", "header"), userinfo)); strings.Contains(r.out, "alice") {
 		t.Errorf("without a proof: %v", r)
 	}
-	h.wantLine(t, 7, "dev/me: the URL is an endpoint of the authorization server; check API_URL: tokenctl edit dev/me", "proof", "dev/me", "POST", p.Issuer+"/token")
+	h.wantLine(t, 7, "dev/me: the URL is an endpoint of the authorization server", "proof", "dev/me", "POST", p.Issuer+"/token")
 	h.wantLine(t, 7, "dev/me: the URL is at none of the profile's API_URL origins; check API_URL: tokenctl edit dev/me", "proof", "dev/me", "GET", "https://evil.example/")
 }
 
@@ -397,10 +397,10 @@ func TestLoginsRefused(t *testing.T) {
 				t.Errorf("the page does not say %q:\n%s", text, page)
 			}
 		}
-		l.fails(t, 8, "secret: asking 127.0.0.1:PORT for a token: invalid_client: client authentication failed (HTTP 401)"+checkClient+"secret")
+		l.fails(t, 8, "secret: asking 127.0.0.1:PORT for a token: invalid_client: client authentication failed (HTTP 401)"+checkIt+"secret")
 	})
 	t.Run("pushed with a wrong secret", func(t *testing.T) {
-		h.login(t, "--no-browser", "par").fails(t, 8, "par: leaving the authorization request with 127.0.0.1:PORT: invalid_client: client authentication failed (HTTP 401)"+checkClient+"par")
+		h.login(t, "--no-browser", "par").fails(t, 8, "par: leaving the authorization request with 127.0.0.1:PORT: invalid_client: client authentication failed (HTTP 401)"+checkIt+"par")
 	})
 	t.Run("scope", func(t *testing.T) {
 		l := h.login(t, "--no-browser", "dev/me", "--scope", "admin")
@@ -419,7 +419,7 @@ func TestLoginsRefused(t *testing.T) {
 		l.fails(t, 7, "device: the login was denied; to try again: tokenctl login device")
 	})
 	t.Run("device, but not this client", func(t *testing.T) {
-		h.login(t, "--device", "other-client").fails(t, 8, "other-client: asking 127.0.0.1:PORT for a device code: invalid_client: client authentication failed (HTTP 401)"+checkClient+"other-client")
+		h.login(t, "--device", "other-client").fails(t, 8, "other-client: asking 127.0.0.1:PORT for a device code: invalid_client: client authentication failed (HTTP 401)"+checkIt+"other-client")
 	})
 	h.wantLine(t, 78, "machine: OAUTH2_GRANT: this profile's tokens need no login; for one, set it to authorization_code or device_code; run: tokenctl edit machine", "login", "machine")
 	h.wantLine(t, 4, "dev/me: login required (nobody is logged in); run: tokenctl login dev/me", "get", "dev/me")

@@ -147,11 +147,12 @@ func wantInactive(t *testing.T, p *world.Provider, token string) {
 }
 
 // wantLine runs tokenctl, which has to fail with a status, exactly this line and
-// nothing on standard output. PORT stands for any.
+// nothing on standard output. PORT and TIME stand for any.
 func (h *home) wantLine(t *testing.T, code int, line string, args ...string) {
 	t.Helper()
 	r := h.tokenctl(t, "", args...)
 	r.err = portRE.ReplaceAllString(r.err, "127.0.0.1:PORT")
+	r.err = notAskedRE.ReplaceAllString(r.err, notAsked)
 	if r != (result{"", "tokenctl: " + line + "\n", code}) {
 		t.Errorf("tokenctl %q: %v, want status %d and\n%s", args, r, code, line)
 	}
@@ -159,12 +160,16 @@ func (h *home) wantLine(t *testing.T, code int, line string, args ...string) {
 
 // What to do next, before the profile's name.
 const (
-	checkClient = "; check CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH: tokenctl edit "
-	checkKey    = "; check CLIENT_ID, PRIVATE_KEY, PRIVATE_KEY_ID and OAUTH2_ASSERTION_AUDIENCE: tokenctl edit "
-	checkCert   = "; check CLIENT_ID and TLS_CLIENT_CERT: tokenctl edit "
-	checkApp    = "; check GITHUB_APP_ID and PRIVATE_KEY: tokenctl edit "
-	checkGitHub = "; check GITHUB_INSTALLATION: tokenctl edit "
+	checkIt     = "; check CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH: tokenctl edit " // after a login, which is not remembered
+	notAsked    = "; not asked again before TIME; "
+	checkClient = notAsked + "check CLIENT_ID, CLIENT_SECRET and OAUTH2_CLIENT_AUTH, then: tokenctl reset "
+	checkKey    = notAsked + "check CLIENT_ID, PRIVATE_KEY, PRIVATE_KEY_ID and OAUTH2_ASSERTION_AUDIENCE, then: tokenctl reset "
+	checkCert   = notAsked + "check CLIENT_ID and TLS_CLIENT_CERT, then: tokenctl reset "
+	checkApp    = notAsked + "check GITHUB_APP_ID and PRIVATE_KEY, then: tokenctl reset "
+	checkGitHub = notAsked + "check GITHUB_INSTALLATION, then: tokenctl reset "
 )
+
+var notAskedRE = regexp.MustCompile(`; not asked again before (\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d; `)
 
 var portRE = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 

@@ -111,8 +111,9 @@ func TestProtections(t *testing.T) {
 	}
 
 	// A process that does nothing to protect itself can be looked into by its
-	// user, so these refusals are the daemon's doing.
-	open := h.command("sleep", "600")
+	// user, so these refusals are the daemon's doing. Nobody else sleeps that long.
+	long := "600." + strconv.Itoa(os.Getpid())
+	open := h.command("sleep", long)
 	if err := open.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func TestProtections(t *testing.T) {
 	}()
 	var sleep []int
 	waitFor(t, "sleep to run", func() bool {
-		sleep = processes(t, func(argv []string) bool { return argv[0] == "sleep" && len(argv) == 2 && argv[1] == "600" })
+		sleep = processes(t, func(argv []string) bool { return argv[0] == "sleep" && len(argv) == 2 && argv[1] == long })
 		return len(sleep) == 1
 	})
 	for _, look := range []struct {

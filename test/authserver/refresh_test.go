@@ -218,9 +218,9 @@ func TestLedger(t *testing.T) {
 	first := login(t, s, "app")
 	second := wantTokens(t, sendForm(t, s, "/token", "", refreshing("app", first.Refresh)))
 	wantTokens(t, sendForm(t, s, "/token", basic("other", secret), map[string][]string{"grant_type": {"client_credentials"}}))
-	want := Ledger{Issued: 2, Spent: 1, Valid: 1, Tokens: []RefreshToken{
+	want := Ledger{Issued: 2, Spent: 1, Valid: 1, Accepted: 1, Families: 1, Tokens: []RefreshToken{
 		{Token: first.Refresh, Client: "app", Subject: Subject, Used: 1, Spent: true},
-		{Token: second.Refresh, Client: "app", Subject: Subject, Valid: true},
+		{Token: second.Refresh, Client: "app", Subject: Subject, Valid: true, Accepted: true},
 	}}
 	got := s.Ledger("app")
 	for i := range got.Tokens {

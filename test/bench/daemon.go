@@ -72,9 +72,10 @@ func (h *home) put(s store.Store, id string, profiles ...string) error {
 	return nil
 }
 
-// environment is that of the daemon and of its clients.
+// environment is that of the daemon and of its clients. All profiles have one
+// provider, which may be asked as often as the daemon asks any.
 func (h *home) environment() []string {
-	return h.bench.environment("TOKEND_DIR="+h.dir, "TOKEND_SOCKET="+h.socket, "TOKEND_TRUST=all")
+	return h.bench.environment("TOKEND_DIR="+h.dir, "TOKEND_SOCKET="+h.socket, "TOKEND_TRUST=all", "TOKEND_RATE_LIMIT=1000")
 }
 
 // startDaemon returns when the daemon listens; stopDaemon ends it.

@@ -13,7 +13,7 @@ BUF     := tools/node_modules/.bin/buf
 GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags grpcnotrace,nethttpomithttp2 \
 	-ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: build install demo test unit e2e fuzz lint proto landed bench deps clean
+.PHONY: build install demo test unit e2e fuzz lint proto landed bench soak deps clean
 
 build:
 	$(GOBUILD) -o bin/ ./cmd/tokend ./cmd/tokenctl
@@ -64,6 +64,16 @@ landed: deps
 
 bench: build
 	go run ./test/bench
+
+# What `make test` does for a minute, for as long as it takes: a kill -9 at every
+# system call of a rotation, then KILLS of them at random, then twenty profiles of
+# failing providers for as long as SOAK says.
+SOAK  ?= 10m
+KILLS ?= 3000
+soak: build deps
+	TOKEND_EVERY_CALL=1 go test -timeout 30m -count 1 -run 'TestKillAtEachCall' -v ./test
+	SOAK_KILLS=$(KILLS) go test -timeout 60m -count 1 -run 'TestKillSoak' -v ./test
+	go run ./test/soak -for $(SOAK)
 
 deps:
 	@sh test/deps.sh '$(TOOLS)'

@@ -81,10 +81,14 @@ func Open(ctx context.Context, c net.Conn, method string, md []Header) (*Stream,
 	}()
 	select {
 	case <-s.spoke:
-		return s, nil
 	case <-s.done:
-		return nil, s.err
+		select {
+		case <-s.spoke:
+		default:
+			return nil, s.err
+		}
 	}
+	return s, nil // if it has ended meanwhile, Recv says so
 }
 
 // Send sends one message, and waits while the server's windows are full. A nil error does not say that the server

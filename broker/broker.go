@@ -219,9 +219,9 @@ func (b *Broker) Close() {
 	b.cancel() // with mu: no keeper starts any more
 	b.mu.Unlock()
 	b.keepers.Wait() // first: they start fetches
-	b.loads.wait()
-	b.fetches.wait()
-	b.discovery.wait()
+	b.loads.end()
+	b.fetches.end()
+	b.discovery.end()
 	for _, name := range b.Unsaved() {
 		b.try(context.WithoutCancel(b.ctx), name, b.saveAgain) // for the last time
 	}

@@ -1,8 +1,11 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,6 +13,7 @@ import (
 
 	"tokend/broker"
 	"tokend/oauth"
+	"tokend/test/authserver"
 )
 
 // What happens to a session is told in its order.
@@ -133,4 +137,69 @@ func TestEventsAreNoSecrets(t *testing.T) {
 			}
 		}
 	})
+}
+
+// told is a log that tells of each line.
+type told struct{ each func(message string) }
+
+func (l told) Enabled(context.Context, slog.Level) bool { return true }
+func (l told) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l told) WithGroup(string) slog.Handler            { return l }
+
+func (l told) Handle(_ context.Context, r slog.Record) error {
+	l.each(r.Message)
+	return nil
+}
+
+// A log that nobody reads any more stops nobody who needs nothing but memory.
+func TestLogThatHangs(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, client(nil))
+	var mu sync.Mutex
+	lines := make(map[string]bool)
+	var once sync.Once
+	asleep := make(chan struct{})
+	c := h.config()
+	c.Log = slog.New(told{func(message string) {
+		free := make(chan struct{})
+		go func() { h.Cached(); close(free) }()
+		select {
+		case <-free:
+		case <-time.After(5 * time.Second):
+			t.Errorf("%q is logged while everybody waits", message)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		lines[message] = true
+		if message == "the machine was suspended" {
+			once.Do(func() { close(asleep) })
+		}
+	}})
+	h.Close()
+	h.Broker = broker.New(c)
+	h.put(t, "dev/network", h.interactive())
+	h.login(t, "dev/network")
+	h.sleep(9 * time.Minute)
+	h.get(t, broker.Request{Profile: "dev/network", Force: true})
+	h.sleep(2 * time.Second)
+	h.disk.failing(failSecond())
+	h.get(t, broker.Request{Profile: "dev/network", Force: true})
+	h.disk.full(false)
+	h.sleep(2 * time.Second)
+	h.get(t, broker.Request{Profile: "dev/network", Force: true})
+	h.sleep(time.Hour)
+	h.server.AnyClient().Then(authserver.Answer{Error: "invalid_grant"})
+	h.wantLogin(t, plain, "refresh token rejected: invalid_grant", "")
+	if reopened, err := h.Reset(t.Context(), "dev/network"); err != nil || !reopened {
+		t.Errorf("reset: %t, %v", reopened, err)
+	}
+	h.get(t, plain)
+	<-asleep
+	mu.Lock()
+	defer mu.Unlock()
+	for _, message := range []string{"new token", "a session is in memory only", "the session is written now", "no token", "the session has ended", "refusals forgotten"} {
+		if !lines[message] {
+			t.Errorf("%q was not logged", message)
+		}
+	}
 }

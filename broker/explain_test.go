@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode"
@@ -894,4 +895,31 @@ func TestExplainShowsNoSecret(t *testing.T) {
 			t.Errorf("%s\nis in %s", s, shown)
 		}
 	}
+}
+
+// Each runs the profile's commands: one after the other.
+func TestExplainOneAtATime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+		var now, most atomic.Int64
+		b.changes = func(c *broker.Config) {
+			c.Resolve = func(context.Context, []profile.External) (map[string]string, error) {
+				most.Store(max(most.Load(), now.Add(1)))
+				time.Sleep(time.Second)
+				now.Add(-1)
+				return map[string]string{"CLIENT_SECRET": secret}, nil
+			}
+		}
+		b.restart()
+		b.put(t, "dev/network", strings.Replace(b.text(), "CLIENT_SECRET="+secret, "CLIENT_SECRET_COMMAND='show secret'", 1))
+		begin := b.clock()
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() { b.explain(t, plain, false) })
+		}
+		all.Wait()
+		if took := b.clock() - begin; most.Load() != 1 || took != 20*time.Second {
+			t.Errorf("%d at a time, in %v", most.Load(), took)
+		}
+	})
 }

@@ -20,6 +20,7 @@ type group[K comparable, V any] struct {
 	mu    sync.Mutex
 	calls map[K]*call[V]
 	count map[string]int // by of
+	ended bool           // no call is started any more
 }
 
 // Callers choose what is asked for, and a call outlives its callers.
@@ -48,12 +49,16 @@ func (g *group[K, V]) do(ctx, owner context.Context, k K, run func(context.Conte
 	return c.wait(ctx)
 }
 
-// join is do without waiting. The error is errCrowded.
+// join is do without waiting. The error is errCrowded, or context.Canceled once
+// the group has ended.
 func (g *group[K, V]) join(owner context.Context, k K, run func(context.Context) (V, error)) (*call[V], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c := g.calls[k]
 	if c == nil {
+		if g.ended {
+			return nil, context.Canceled
+		}
 		if g.of != nil && (g.count[g.of(k)] >= maxOfOne || len(g.calls) >= maxCalls) {
 			return nil, errCrowded
 		}
@@ -94,5 +99,10 @@ func (c *call[V]) wait(ctx context.Context) (V, error) {
 	}
 }
 
-// wait returns when no call runs. No new one may be started meanwhile.
-func (g *group[K, V]) wait() { g.running.Wait() }
+// end starts no call any more, and returns when none runs.
+func (g *group[K, V]) end() {
+	g.mu.Lock()
+	g.ended = true
+	g.mu.Unlock()
+	g.running.Wait()
+}

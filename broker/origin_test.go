@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tokend/broker"
@@ -142,11 +143,13 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
-// More than can be asked for before they would give up: those are told at once.
+// One profile stands in line for six seconds' worth of requests: the rest are told
+// at once, and who asks for another profile waits no longer than that.
 func TestTooManyForTheRate(t *testing.T) {
 	t.Parallel()
 	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
 		b.put(t, "dev/network", b.text())
+		b.put(t, "dev/other", b.text())
 		b.changes = func(c *broker.Config) { c.RateLimit = 2 }
 		b.restart()
 		b.front.always(grants(600 * time.Second))
@@ -172,8 +175,14 @@ func TestTooManyForTheRate(t *testing.T) {
 				}
 			})
 		}
+		synctest.Wait()
+		before := time.Now()
+		_, err := b.Token(t.Context(), broker.Request{Profile: "dev/other"})
+		if took := time.Since(before); err != nil || took < 5*time.Second || took > 7*time.Second {
+			t.Errorf("another profile waited for %v: %v", took, err)
+		}
 		all.Wait()
-		if throttled < 35 || throttled > 42 {
+		if throttled != 100-12 {
 			t.Errorf("%d callers were told that too many wait", throttled)
 		}
 	})
@@ -216,4 +225,58 @@ func TestAddressMayBeBlocked(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What was under way when the server said so does not make the wait shorter.
+func TestLongestRetryAfterCounts(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][]string{{"3600", "1"}, {"1", "3600"}} {
+		t.Run(strings.Join(order, " then "), func(t *testing.T) {
+			h := newHouse(t, authserver.Config{})
+			f := newFront(t, h.server, &h.now)
+			h.put(t, "dev/network", "OAUTH2_TOKEN_URL="+f.url+"/token\nCLIENT_ID=client\nCLIENT_SECRET="+secret+"\n")
+			f.always(grants(time.Hour))
+			h.get(t, plain)
+			var release []func()
+			var done []<-chan error
+			for _, seconds := range order {
+				arrived, answer := f.held(t, says(http.StatusTooManyRequests, nil, "Retry-After", seconds))
+				release, done = append(release, answer), append(done, h.asking(t, scoped(seconds)))
+				<-arrived
+			}
+			for i := range order {
+				release[i]()
+				<-done[i]
+			}
+			if _, err := h.Token(t.Context(), scoped("more")); retryAfter(t, err) != time.Hour {
+				t.Errorf("left alone for %v", retryAfter(t, err))
+			}
+			if n := len(f.times()); n != 3 {
+				t.Errorf("%d requests", n)
+			}
+		})
+	}
+}
+
+// Requests that are under way together are told so together: that is once.
+func TestTooManyRequestsAtOnce(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, authserver.Config{Clients: []authserver.Client{{ID: "client", Secret: secret}}})
+	h.put(t, "dev/network", h.text())
+	h.get(t, plain)
+	h.server.AnyClient().Always(authserver.Answer{Status: http.StatusTooManyRequests, Hang: true})
+	var done []<-chan error
+	for i := range 12 {
+		done = append(done, h.asking(t, scoped(fmt.Sprint(i))))
+	}
+	h.await(t, "/token", 13)
+	h.server.Release()
+	for _, done := range done {
+		<-done
+	}
+	_, err := h.Token(t.Context(), scoped("more"))
+	if left := retryAfter(t, err); left < time.Second || left > 1500*time.Millisecond {
+		t.Errorf("left alone for %v", left)
+	}
+	h.wantRequests(t, 13)
 }

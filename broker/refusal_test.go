@@ -99,8 +99,12 @@ func TestRefusedRequest(t *testing.T) {
 			inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
 				b.put(t, "dev/network", b.text())
 				b.front.always(refuses(code))
-				for wait := time.Minute; wait < 48*time.Hour; wait *= 2 {
-					wait := min(wait, 24*time.Hour)
+				end, next := 5*time.Minute, time.Minute
+				if code == "invalid_scope" {
+					end = 48 * time.Hour
+				}
+				for ; next < end; next *= 2 {
+					wait := min(next, 24*time.Hour)
 					b.crowd(t, 1, code, wait)
 					b.wantSent(t, 1)
 					b.restart()
@@ -110,7 +114,7 @@ func TestRefusedRequest(t *testing.T) {
 					time.Sleep(time.Second)
 				}
 				// Others have their own.
-				b.crowd(t, 1, code, 24*time.Hour)
+				b.crowd(t, 1, code, min(next, 24*time.Hour))
 				b.front.times()
 				for _, r := range []broker.Request{plain, scoped("t"), {Profile: "dev/network", Scopes: []string{"s0"}, Audience: "a"}, {Profile: "dev/network", Scopes: []string{"s0"}, Resource: "https://r.example"}} {
 					b.wantRefused(t, r, http.StatusBadRequest, time.Minute)
@@ -303,8 +307,8 @@ func TestRefusalOnAFullDisk(t *testing.T) {
 	})
 }
 
-// shiftWall changes what a record says of the time of day when its refusals came,
-// as if the clock had been set by d since.
+// shiftWall changes what a record says of the time of day when its refusals came
+// and its access token was given, as if the clock had been set by d since.
 func (b *bubble) shiftWall(t *testing.T, name string, d time.Duration) {
 	t.Helper()
 	data, version, err := b.sessions.Get(t.Context(), name)
@@ -315,13 +319,20 @@ func (b *bubble) shiftWall(t *testing.T, name string, d time.Duration) {
 	if err := json.Unmarshal(data, &record); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range record["refusals"].([]any) {
-		at := r.(map[string]any)["at"].(map[string]any)
-		wall, err := time.Parse(time.RFC3339Nano, at["wall"].(string))
+	shift := func(in map[string]any, name string) {
+		wall, err := time.Parse(time.RFC3339Nano, in[name].(string))
 		if err != nil {
 			t.Fatal(err)
 		}
-		at["wall"] = wall.Add(-d).Format(time.RFC3339Nano)
+		in[name] = wall.Add(-d).Format(time.RFC3339Nano)
+	}
+	refusals, _ := record["refusals"].([]any)
+	for _, r := range refusals {
+		shift(r.(map[string]any)["at"].(map[string]any), "wall")
+	}
+	if access, ok := record["access"].(map[string]any); ok {
+		shift(access["at"].(map[string]any), "wall")
+		shift(access, "ends")
 	}
 	if data, err = json.Marshal(record); err != nil {
 		t.Fatal(err)
@@ -569,17 +580,28 @@ func TestResetTooSoon(t *testing.T) {
 	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
 		b.put(t, "dev/network", b.text())
 		b.front.always(refuses("invalid_client"))
-		begin := b.clock()
-		for b.clock() < begin+20*time.Second {
-			_, _ = b.Token(t.Context(), plain)
-			_, err := b.Reset(t.Context(), "dev/network")
-			if err != nil && !errors.As(err, new(*broker.ThrottledError)) {
-				t.Fatal(err)
+		reset := func(want bool, left time.Duration) {
+			t.Helper()
+			reopened, err := b.Reset(t.Context(), "dev/network")
+			var soon *broker.ThrottledError
+			if reopened != want || errors.As(err, &soon) != (left > 0) || soon == nil && err != nil || soon != nil && soon.RetryAfter != left {
+				t.Fatalf("reset: %t, %v: %+v; want %t, and %v left", reopened, err, soon, want, left)
 			}
-			time.Sleep(100 * time.Millisecond)
 		}
-		if n := len(b.front.times()); n < 5 || n > 12 {
-			t.Errorf("%d requests in 20 s", n)
+		reset(false, 0) // there is nothing
+		for round := range 5 {
+			begin := b.clock()
+			b.wantRefused(t, scoped(fmt.Sprint(round)), http.StatusUnauthorized, 15*time.Minute)
+			b.wantTimes(t, begin, 0)
+			if round > 0 {
+				reset(false, 2*time.Second)
+				time.Sleep(1500 * time.Millisecond)
+				reset(false, 500*time.Millisecond)
+				time.Sleep(500*time.Millisecond - 1)
+				reset(false, 1)
+				time.Sleep(time.Nanosecond)
+			}
+			reset(true, 0)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -945,4 +946,42 @@ func TestNoRefreshTokenIsSentTwice(t *testing.T) {
 	if l.SpentTwice != 0 || l.Valid != 1 || l.Spent < 10 {
 		t.Errorf("issued %d, spent %d, twice %d, valid %d", l.Issued, l.Spent, l.SpentTwice, l.Valid)
 	}
+}
+
+// However long a renewal waited for its turn, what is sent then has the time that
+// an answer may take: without it the refresh token would be lost.
+func TestRenewalAfterALongWait(t *testing.T) {
+	t.Parallel()
+	inBubble(t, client(nil), func(t *testing.T, b *bubble) {
+		b.put(t, "dev/network", b.interactive())
+		b.login(t, "dev/network", "read", "write", "admin")
+		b.get(t, scoped("read"))
+		time.Sleep(2 * time.Second)
+		// Before and after each of two requests the record is written.
+		writing := []time.Duration{29 * time.Second, 0, 5 * time.Second, 0}
+		begin := b.clock()
+		b.front.times()
+		b.disk.mu.Lock()
+		b.disk.after = func(string) {
+			took := writing[0]
+			writing = writing[1:]
+			time.Sleep(took)
+		}
+		b.disk.mu.Unlock()
+		first := b.asking(t, scoped("write"))
+		synctest.Wait()
+		second := b.asking(t, scoped("admin"))
+		for _, done := range []<-chan error{first, second} {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		b.wantTimes(t, begin, 29, 34)
+		if r := b.record(t, "dev/network"); r["spending"] != nil || r["ended"] != nil {
+			t.Errorf("the record is %v", r)
+		}
+		if l := b.server.Ledger("client"); l.Spent != 3 || l.SpentTwice != 0 || l.Valid != 1 {
+			t.Errorf("%+v", l)
+		}
+	})
 }

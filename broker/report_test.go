@@ -1,10 +1,12 @@
 package broker_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -26,13 +28,13 @@ func fingerprint(token broker.Token) string {
 // reports401 reports dev/network's token as an API's 401 does.
 func (w *world) reports401(t *testing.T, token broker.Token) broker.Reported {
 	t.Helper()
-	return w.report(t, "dev/network", broker.Report{Fingerprint: fingerprint(token), Status: 401,
+	return w.report(t, broker.Report{Fingerprint: fingerprint(token), Status: 401,
 		Challenges: oauth.ParseChallenges([]string{`Bearer error="invalid_token"`})})
 }
 
-func (w *world) report(t *testing.T, name string, r broker.Report) broker.Reported {
+func (w *world) report(t *testing.T, r broker.Report) broker.Reported {
 	t.Helper()
-	got, err := w.Report(t.Context(), name, r)
+	got, err := w.Report(t.Context(), "dev/network", r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +87,7 @@ func TestReport(t *testing.T) {
 			if test.field != "" {
 				report.Challenges = oauth.ParseChallenges([]string{test.field})
 			}
-			if diff := cmp.Diff(test.want, w.report(t, "dev/network", report), cmpopts.EquateEmpty()); diff != "" {
+			if diff := cmp.Diff(test.want, w.report(t, report), cmpopts.EquateEmpty()); diff != "" {
 				t.Error(diff)
 			}
 			next := w.get(t, plain)
@@ -366,4 +368,127 @@ func TestReportOfALoginOnAFullDisk(t *testing.T) {
 	h.disk.full(false)
 	h.restart() // Close writes it
 	h.wantLogin(t, plain, why, "")
+}
+
+// A server may give one token for many requests: it is refused for all of them.
+func TestReportOfATokenOfMany(t *testing.T) {
+	t.Parallel()
+	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+		b.put(t, "dev/network", b.text())
+		b.front.always(says(200, map[string]any{"access_token": "the-one", "token_type": "Bearer", "expires_in": 3600}))
+		all := []broker.Request{plain, scoped("a"), scoped("b")}
+		for _, r := range all {
+			if got := b.get(t, r); got.Access.Reveal() != "the-one" {
+				t.Fatalf("got %v", got)
+			}
+		}
+		b.front.always(grants(time.Hour))
+		if got := b.reports401(t, b.get(t, plain)); got.Outcome != broker.Evicted {
+			t.Errorf("got %+v", got)
+		}
+		if n := b.Cached(); n != 0 {
+			t.Errorf("%d tokens are still there", n)
+		}
+		for _, r := range all {
+			if got := b.get(t, r); got.Access.Reveal() == "the-one" {
+				t.Errorf("%+v: got it again", r)
+			}
+		}
+	})
+}
+
+// What somebody says of a token that is not there is nothing that happened.
+func TestReportOfNothing(t *testing.T) {
+	t.Parallel()
+	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+		b.put(t, "dev/network", b.text())
+		b.front.always(grants(time.Hour))
+		token := b.get(t, plain)
+		b.happened()
+		scope := oauth.ParseChallenges([]string{`Bearer error="insufficient_scope"`})
+		for _, fp := range []string{"", "00000000000000000000000000000000", "not hexadecimal"} {
+			if got := b.report(t, broker.Report{Fingerprint: fp, Status: 401}); got.Outcome != broker.Superseded {
+				t.Errorf("%q: %+v", fp, got)
+			}
+			if got := b.report(t, broker.Report{Fingerprint: fp, Status: 403, Challenges: scope}); got.Outcome != broker.Kept {
+				t.Errorf("%q: %+v", fp, got)
+			}
+		}
+		if events := b.happened(); len(events) != 0 {
+			t.Errorf("events are %v", events)
+		}
+		b.report(t, broker.Report{Fingerprint: fingerprint(token), Status: 403, Challenges: scope})
+		if events := b.happened(); len(events) != 1 || events[0].Kind != broker.TokenReported || events[0].Fingerprint != fingerprint(token) {
+			t.Errorf("events are %v", events)
+		}
+	})
+}
+
+// stating is a store that tells after each look at a version.
+type stating struct {
+	store.Store
+	after func()
+}
+
+func (s *stating) Stat(ctx context.Context, name string) (store.Version, error) {
+	v, err := s.Store.Stat(ctx, name)
+	s.after()
+	return v, err
+}
+
+// Who reports does not wait until all is done, and need not: a login's only token
+// is not handed out again, whoever was just about to.
+func TestReportOfALoginCutShort(t *testing.T) {
+	t.Parallel()
+	const why = "the API has refused the access token, and the server gave no refresh token"
+	alone := client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone; c.RefreshAlways = false })
+	t.Run("caller goes away", func(t *testing.T) {
+		h := newHouse(t, alone)
+		c := h.config()
+		s := &stating{c.Profiles, func() {}}
+		c.Profiles = s
+		h.Close()
+		h.Broker = broker.New(c)
+		h.put(t, "dev/network", h.interactive())
+		h.login(t, "dev/network")
+		token := h.get(t, plain)
+		ctx, cancel := context.WithCancel(t.Context())
+		s.after = cancel
+		got, err := h.Report(ctx, "dev/network", broker.Report{Fingerprint: fingerprint(token), Status: 401})
+		if err != nil || got.Outcome != broker.Evicted {
+			t.Errorf("got %+v, %v", got, err)
+		}
+		h.wantLogin(t, plain, why, "")
+		h.restart()
+		h.wantLogin(t, plain, why, "")
+	})
+	t.Run("fetch in between", func(t *testing.T) {
+		h := newHouse(t, alone)
+		c := h.config()
+		fetched, reported := make(chan struct{}), make(chan struct{})
+		c.Log = slog.New(told{func(message string) {
+			if message == "new token" {
+				fetched <- struct{}{}
+				<-reported
+			}
+		}})
+		h.Close()
+		h.Broker = broker.New(c)
+		h.put(t, "dev/network", h.interactive())
+		h.login(t, "dev/network")
+		token := h.get(t, plain)
+		h.sleep(10 * time.Second)
+		done := make(chan error)
+		go func() {
+			_, err := h.Token(t.Context(), broker.Request{Profile: "dev/network", Force: true})
+			done <- err
+		}()
+		<-fetched // and not yet put into the cache
+		h.reports401(t, token)
+		close(reported)
+		if err := <-done; !errors.As(err, new(*broker.LoginError)) {
+			t.Errorf("who forced one got %v", err)
+		}
+		h.wantLogin(t, plain, why, "")
+	})
 }

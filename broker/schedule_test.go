@@ -649,3 +649,58 @@ func TestEverythingAtOnce(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// looking is a store with a test's hand in the next reading.
+type looking struct {
+	store.Store
+	mu   sync.Mutex
+	look func() // nil: none
+}
+
+func (l *looking) next(look func()) func() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.look
+	l.look = look
+	return before
+}
+
+func (l *looking) Get(ctx context.Context, name string) ([]byte, store.Version, error) {
+	if look := l.next(nil); look != nil {
+		look()
+	}
+	return l.Store.Get(ctx, name)
+}
+
+// A renewal that cannot even begin is not the last.
+func TestRenewalThatCannotBegin(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		begin func(*bubble, *looking) // before it is due, and after
+		end   func(*bubble)
+	}{
+		"locked": {func(b *bubble, _ *looking) { b.store.Lock() }, func(b *bubble) { b.unlock[0]() }},
+		"asleep": {func(b *bubble, l *looking) { l.next(func() { b.suspend(40 * time.Second) }) }, func(*bubble) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
+				l := &looking{Store: b.disk}
+				b.changes = func(c *broker.Config) { c.Sessions = l }
+				b.restart()
+				b.put(t, "dev/network", b.text())
+				b.front.always(grants(time.Hour)) // renewed after 48 to 54 minutes
+				first := b.get(t, plain)
+				time.Sleep(47 * time.Minute)
+				b.front.times()
+				test.begin(b, l)
+				time.Sleep(8 * time.Minute)
+				test.end(b)
+				time.Sleep(10 * time.Second)
+				b.wantSent(t, 1)
+				if got := b.atOnce(t, plain); got.Access == first.Access || got.Degraded {
+					t.Errorf("got %v", got)
+				}
+			})
+		})
+	}
+}

@@ -985,3 +985,44 @@ func TestOrphans(t *testing.T) {
 		t.Errorf("orphans: %q, %v", names, err)
 	}
 }
+
+// A login's only token lives as long as it was given for. Within one boot it does
+// not matter what somebody does to the clock.
+func TestSavedTokenAndTheClock(t *testing.T) {
+	t.Parallel()
+	const year = 365 * 24 * time.Hour
+	for _, test := range []struct {
+		name  string
+		shift time.Duration
+		boot  string
+		lives bool // after five minutes of ten
+	}{
+		{"as it was", 0, "this boot", true},
+		{"a year ahead", year, "this boot", true},
+		{"a year back", -year, "this boot", true},
+		{"another boot", 0, "another boot", true},
+		{"another boot, a year ahead", year, "another boot", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, client(func(c *authserver.Client) { c.Refresh = authserver.RefreshNone; c.RefreshAlways = false }), func(t *testing.T, b *bubble) {
+				b.put(t, "dev/network", b.interactive())
+				token := b.login(t, "dev/network")
+				b.Close()
+				time.Sleep(5 * time.Minute)
+				b.shiftWall(t, "dev/network", test.shift)
+				b.bootID = test.boot
+				if test.boot != "this boot" {
+					b.suspend(-b.clock() + time.Minute) // it counts from the start
+				}
+				b.Broker = broker.New(b.config())
+				if test.lives {
+					if got := b.get(t, plain); got.Access != token.AccessToken || got.Remaining != 5*time.Minute || got.Degraded {
+						t.Errorf("got %v", got)
+					}
+					time.Sleep(5 * time.Minute)
+				}
+				b.wantLogin(t, plain, "the access token has ended, and the server gave no refresh token", "")
+			})
+		})
+	}
+}

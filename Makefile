@@ -30,9 +30,9 @@ test: deps lint unit e2e
 unit:
 	go test -race -timeout 10m $$(go list ./... | grep -v '^tokend/test$$')
 
-# The real binaries, as a user runs them.
+# The real binaries, as a user runs them. Four at a time: most of these wait.
 e2e: build
-	go test -timeout 12m ./test
+	go test -parallel 4 -timeout 12m ./test
 
 # A minute for each fuzz target; the corpora of found cases run in `make unit`.
 FUZZTIME ?= 60s

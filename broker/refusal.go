@@ -61,7 +61,7 @@ func (r *refusal) error() error {
 
 // concerns says whether r is about what k names. subject is as in refusal.
 func (r *refusal) concerns(k key, subject string) bool {
-	return r.Subject == subject && (r.Whole || r.Scopes == k.scopes && r.Audience == k.audience && r.Resource == k.resource)
+	return (r.Subject == "" || r.Subject == subject) && (r.Whole || r.Scopes == k.scopes && r.Audience == k.audience && r.Resource == k.resource)
 }
 
 // left is for how long r still stands.
@@ -155,6 +155,7 @@ func (b *Broker) refuse(ctx context.Context, f *facts, k key, p *Prepared, varia
 	for i := len(list) - 1; i >= 0; i-- {
 		old := &list[i]
 		switch {
+		case old.Subject != subject && old.Cause == cause: // that stands beside this one
 		case old.Cause != cause:
 			list = slices.Delete(list, i, i+1)
 		case old.Whole == r.Whole && old.concerns(k, subject) && b.left(old) > 0:

@@ -179,8 +179,9 @@ func TestNewSubjectTokenReopens(t *testing.T) {
 	inBubble(t, authserver.Config{}, func(t *testing.T, b *bubble) {
 		b.put(t, "subject", b.textOf(b.other))
 		b.other.always(grants(30 * time.Second))
-		b.put(t, "dev/network", lines("OAUTH2_GRANT", "token_exchange", "CLIENT_ID", "client", "CLIENT_SECRET", secret,
-			"OAUTH2_SUBJECT_TOKEN_PROFILE", "subject", "OAUTH2_TOKEN_URL", b.front.url+"/token"))
+		text := lines("OAUTH2_GRANT", "token_exchange", "CLIENT_ID", "client", "CLIENT_SECRET", secret,
+			"OAUTH2_SUBJECT_TOKEN_PROFILE", "subject", "OAUTH2_TOKEN_URL", b.front.url+"/token")
+		b.put(t, "dev/network", text)
 		b.front.always(refuses("invalid_grant"))
 		b.wantRefused(t, plain, http.StatusBadRequest, time.Minute)
 		b.restart() // the subject has another token now
@@ -193,6 +194,10 @@ func TestNewSubjectTokenReopens(t *testing.T) {
 		b.wantRefused(t, plain, http.StatusUnauthorized, 15*time.Minute)
 		b.restart()
 		b.wantLeft(t, plain, 15*time.Minute)
+		b.wantSent(t, 1)
+		// Nor does a crowd that asks for different things find that out one by one.
+		b.put(t, "dev/network", text+"# another\n")
+		b.crowd(t, 50, "invalid_client", 15*time.Minute)
 		b.wantSent(t, 1)
 	})
 }

@@ -436,33 +436,12 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 	if err := b.checkChain(ctx, f.profile, f.subject); err != nil {
 		return Token{}, err
 	}
+	var m *made
 	flight, err := b.fetches.join(b.ctx, flightKey{k, f}, func(ctx context.Context) (*made, error) { //nolint:contextcheck // it outlives its callers
 		return b.fetch(ctx, f, k, asked, false)
 	})
-	if err != nil {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if t, ok := b.tokens[k].lastResort(b.Now(), r, err); ok {
-			return t, nil
-		}
-		return Token{}, err
-	}
-	patience := ctx
-	if alive {
-		var cancel context.CancelFunc
-		patience, cancel = context.WithDeadlineCause(ctx, flight.began.Add(renewPatience), errSlow)
-		defer cancel()
-	}
-	m, err := flight.wait(patience)
-	if err != nil && ctx.Err() == nil && context.Cause(patience) == errSlow {
-		b.mu.Lock()
-		t, ok := b.tokens[k].lastResort(b.Now(), r, errSlow)
-		b.tellUnsaved(k.profile, &t)
-		b.mu.Unlock()
-		if ok {
-			return t, nil
-		}
-		m, err = flight.wait(ctx) // it has ended meanwhile
+	if err == nil {
+		m, err = b.await(ctx, flight, k, alive)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -484,6 +463,28 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 	}
 	b.tellUnsaved(k.profile, &t)
 	return t, err
+}
+
+// await waits for a flight: no longer than renewPatience for one whose token lives,
+// as long as it does.
+func (b *Broker) await(ctx context.Context, flight *call[*made], k key, alive bool) (*made, error) {
+	if !alive {
+		return flight.wait(ctx)
+	}
+	patience, cancel := context.WithDeadlineCause(ctx, flight.began.Add(renewPatience), errSlow)
+	defer cancel()
+	m, err := flight.wait(patience)
+	if err == nil || ctx.Err() != nil || context.Cause(patience) != errSlow {
+		return m, err
+	}
+	b.mu.Lock()
+	e := b.tokens[k]
+	alive = e != nil && e.token.alive(b.Now())
+	b.mu.Unlock()
+	if alive {
+		return nil, errSlow
+	}
+	return flight.wait(ctx) // it has ended meanwhile
 }
 
 // isOurs tells what is to be mended here from what keeps a token from being

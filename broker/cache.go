@@ -88,7 +88,7 @@ type made struct {
 
 // isNamed says whether fp is m's fingerprint.
 func (m *made) isNamed(fp string) bool {
-	return m.sum == sumOf(fp) && fingerprint(m.access.Reveal()) == fp
+	return m.sum == sumOf(fp) && Fingerprint(m.access.Reveal()) == fp
 }
 
 // binding is the key that a token is bound to (RFC 9449).

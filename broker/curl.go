@@ -98,7 +98,7 @@ func (x *explaining) curl() string {
 func (x *explaining) curlAuth(add func(...string), given func(name, variable, value string), hidden func(name, variable string)) {
 	c := &x.ready.Client
 	secret := "CLIENT_SECRET"
-	if x.nextSecret() {
+	if x.session.hasNextSecret(x.profile) {
 		secret = "CLIENT_SECRET_NEXT"
 	}
 	clientID := func() { given("client_id", "CLIENT_ID", c.ID) }

@@ -25,13 +25,25 @@ type discovered struct {
 	at       time.Duration
 }
 
-// discover returns an issuer's metadata, asking for it at most once an hour.
-func (b *Broker) discover(ctx context.Context, k discoveryKey) (*oauth.Metadata, error) {
+// known returns the metadata of an issuer that were read less than an hour ago, and
+// how long ago, or nil.
+func (b *Broker) known(k discoveryKey) (*oauth.Metadata, time.Duration) {
 	b.mu.Lock()
 	d := b.metadata[k]
 	b.mu.Unlock()
-	if d != nil && b.Now()-d.at < metadataLife {
-		return d.metadata, nil
+	if d == nil {
+		return nil, 0
+	}
+	if age := b.Now() - d.at; age < metadataLife {
+		return d.metadata, age
+	}
+	return nil, 0
+}
+
+// discover returns an issuer's metadata, asking for it at most once an hour.
+func (b *Broker) discover(ctx context.Context, k discoveryKey) (*oauth.Metadata, error) {
+	if m, _ := b.known(k); m != nil {
+		return m, nil
 	}
 	return b.discovery.do(ctx, b.ctx, k, func(ctx context.Context) (*oauth.Metadata, error) {
 		if err := b.admit(ctx, "", k.issuer); err != nil {

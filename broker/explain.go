@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -99,8 +100,6 @@ type explaining struct {
 	cachedFor time.Duration
 	now       *oauth.Metadata // nil: not asked for, or nowErr says why not
 	nowErr    error
-
-	isDefault bool // it is the token that a login is for
 
 	session session
 	unread  bool // nothing is known of the session
@@ -349,12 +348,7 @@ func (x *explaining) prepare(ctx context.Context, live bool) {
 	b, p := x.b, x.profile
 	x.ready = &Prepared{Name: x.k.profile, Version: x.k.version, Profile: p, Client: p.Client, Endpoints: p.Endpoints, Issuer: p.Issuer, broker: b}
 	if p.Issuer != "" && p.GitHub == nil {
-		b.mu.Lock()
-		d := b.metadata[discoveryKey{p.Issuer, p.Client.Transport}]
-		b.mu.Unlock()
-		if d != nil && b.Now()-d.at < metadataLife {
-			x.cached, x.cachedFor = d.metadata, b.Now()-d.at
-		}
+		x.cached, x.cachedFor = b.known(discoveryKey{p.Issuer, p.Client.Transport})
 		if left, _ := b.closed(p.Issuer); live && left <= 0 {
 			limited, cancel := context.WithTimeout(ctx, discoverTime)
 			defer cancel()
@@ -376,32 +370,14 @@ func (x *explaining) prepare(ctx context.Context, live bool) {
 	client := &x.ready.Client
 	client.TokenURL = x.ready.Endpoints.Token
 	client.AssertionAudience = x.ready.audience()
-	if x.nextSecret() {
+	if x.session.hasNextSecret(p) {
 		client.Secret = p.NextSecret
 	}
 	x.request = p.Request
-	for _, part := range []struct {
-		asked string
-		of    *[]string
-	}{{x.k.scopes, &x.request.Scopes}, {x.k.audience, &x.request.Audience}, {x.k.resource, &x.request.Resource}} {
-		if part.asked != "" {
-			*part.of = strings.Fields(part.asked)
-		}
+	x.k.into(&x.request)
+	if p.Kept() && x.session.meansAll(x.k, x.ready.ownKey()) {
+		x.request.Scopes = nil
 	}
-	if p.Kept() {
-		// As in renew: all that was granted is meant by the text's own.
-		own := factsOf(x.k.textKey, p).key()
-		if (x.k.scopes == "" || x.k.scopes == own.scopes) && own.scopes == x.session.TextScopes {
-			x.request.Scopes = nil
-			x.isDefault = x.k.audience == own.audience && x.k.resource == own.resource
-		}
-	}
-}
-
-// nextSecret says whether CLIENT_SECRET_NEXT is in force.
-func (x *explaining) nextSecret() bool {
-	next := x.profile.NextSecret
-	return !next.IsZero() && x.session.ClientSecret == fingerprint(next.Reveal())
 }
 
 // proves says whether possession of a key is proved (RFC 9449).
@@ -466,13 +442,13 @@ func (x *explaining) explainClient() {
 		x.add(Info, "client", "assertions are signed with %s, for %s", alg, aud)
 	}
 	switch {
-	case x.nextSecret():
+	case x.session.hasNextSecret(p):
 		x.add(Info, "secret", "CLIENT_SECRET_NEXT is in force: the server has refused CLIENT_SECRET")
 	case !p.NextSecret.IsZero():
 		x.add(Info, "secret", "CLIENT_SECRET is in force; CLIENT_SECRET_NEXT follows once it is refused")
 	}
 	ends := p.SecretExpires
-	if ends.IsZero() || x.nextSecret() {
+	if ends.IsZero() || x.session.hasNextSecret(p) {
 		return
 	}
 	switch left := time.Until(ends); {
@@ -659,13 +635,7 @@ func firstCertificate(text string) *x509.Certificate {
 
 // server is the URL of what is asked for a token; "" if it is not known.
 func (x *explaining) server() string {
-	switch {
-	case x.profile.GitHub != nil:
-		return x.profile.GitHub.API
-	case x.ready.Client.TokenURL != "":
-		return x.ready.Client.TokenURL
-	}
-	return x.profile.Issuer
+	return cmp.Or(x.ready.endpoint(), x.profile.Issuer)
 }
 
 // proxy is the one in use, without user name and password, and where it comes
@@ -708,32 +678,16 @@ func (x *explaining) explainSession() {
 	if now.Client.TokenURL == "" {
 		now.Client.TokenURL = h.TokenURL // the metadata have yet to name it
 	}
-	ended := h.Access != nil && h.Access.Ends != nil && time.Until(*h.Access.Ends) <= 0
-	var why string
-	switch {
-	case h.Ended != "":
-		why = h.Ended
-	case h.RefreshToken == "" && h.Access == nil:
-		why = nobody
-	case h.bound(&now) != "":
-		why = h.bound(&now)
-	case h.RefreshToken == "" && !x.isDefault:
-		why = onlyOne
-	case h.RefreshToken == "" && ended:
-		why = "the access token has ended, and the server gave no refresh token"
+	if why := x.b.needsLogin(h, &now, x.k); why != "" {
+		x.fail("session", h.loginError(&now, why))
 	}
-	if why != "" {
-		login := &LoginError{Why: why}
-		if h.Ended != "" && h.RefreshToken != "" {
-			login.Code = "invalid_grant"
-		}
-		if x.profile.Request.Grant == oauth.GrantRefreshToken {
-			login.Variable = "OAUTH2_REFRESH_TOKEN"
-		}
-		x.fail("session", login)
+	over := false
+	if h.Access != nil {
+		left, ends := x.b.savedLeft(h.Access)
+		over = ends && left <= 0
 	}
 	switch {
-	case h.Ended != "" || h.RefreshToken == "" && (h.Access == nil || ended):
+	case h.Ended != "" || h.RefreshToken == "" && (h.Access == nil || over):
 		return
 	case h.RefreshToken == "" && h.Access.Ends == nil:
 		x.add(Info, "session", "the login brought an access token that is good until it is refused, and no refresh token")

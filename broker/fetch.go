@@ -52,7 +52,7 @@ func (b *Broker) keepToken(f *facts, k key, p *Prepared, g got, background bool)
 	m := makeToken(p, g)
 	m.noteSkew(g.Date, b.Now()-g.sent)
 	b.Log.Info("new token", "profile", k.profile, "lifetime", m.life, "took", b.Now()-g.sent, "background", background)
-	fp := fingerprint(m.access.Reveal())
+	fp := Fingerprint(m.access.Reveal())
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.facts[k.profile] != f {
@@ -236,7 +236,7 @@ func (b *Broker) obtain(ctx context.Context, f *facts, k key, text *profile.Text
 		if err != nil {
 			return g, p, err
 		}
-		p.Profile.Subject.Token, p.subject = secret, fingerprint(secret.Reveal())
+		p.Profile.Subject.Token, p.subject = secret, Fingerprint(secret.Reveal())
 		if err := b.refused(ctx, f, k, cause, p.subject); err != nil {
 			return g, p, err
 		}
@@ -271,7 +271,8 @@ func (b *Broker) obtain(ctx context.Context, f *facts, k key, text *profile.Text
 		b.granted(ctx, f, k, cause)
 	case errors.As(err, &answer) && answer.Kind == oauth.Refused && answer.Code != "slow_down":
 		// Before anybody else may ask.
-		err = &RefusedError{err, b.refuse(ctx, f, k, p, suspect(p, err), answer), suspect(p, err)}
+		variable := suspect(p, err)
+		err = &RefusedError{err, b.refuse(ctx, f, k, p, variable, answer), variable}
 	}
 	return g, p, err
 }
@@ -323,7 +324,7 @@ func suspect(p *Prepared, err error) string {
 func makeToken(p *Prepared, g got) *made {
 	m := &made{
 		access:  g.AccessToken,
-		sum:     sumOf(fingerprint(g.AccessToken.Reveal())),
+		sum:     sumOf(Fingerprint(g.AccessToken.Reveal())),
 		kind:    g.Type,
 		version: p.Version,
 		sent:    g.sent,

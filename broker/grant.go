@@ -41,16 +41,7 @@ type got struct {
 // Beside an error it says when the server was last asked.
 func (b *Broker) grant(ctx context.Context, p *Prepared, k key, renewal oauth.Secret) (got, error) {
 	r := p.Profile.Request
-	// Where k says nothing the text's own stand, of which k knows nothing if they
-	// come from a file or a command.
-	for _, part := range []struct {
-		asked string
-		of    *[]string
-	}{{k.scopes, &r.Scopes}, {k.audience, &r.Audience}, {k.resource, &r.Resource}} {
-		if part.asked != "" {
-			*part.of = strings.Fields(part.asked)
-		}
-	}
+	k.into(&r)
 	if p.Profile.Kept() {
 		return b.renew(ctx, p, k, r)
 	}
@@ -59,6 +50,19 @@ func (b *Broker) grant(ctx context.Context, p *Prepared, k key, renewal oauth.Se
 		b.note(ctx, p)
 	}
 	return g, err
+}
+
+// into makes r ask for what k names. Where k says nothing the text's own stand, of
+// which k knows nothing if they come from a file or a command.
+func (k key) into(r *oauth.Request) {
+	for _, part := range []struct {
+		asked string
+		of    *[]string
+	}{{k.scopes, &r.Scopes}, {k.audience, &r.Audience}, {k.resource, &r.Resource}} {
+		if part.asked != "" {
+			*part.of = strings.Fields(part.asked)
+		}
+	}
 }
 
 // grantAlone is grant where nobody has to have logged in.

@@ -130,9 +130,11 @@ func inOrigins(u *url.URL, origins []string) bool {
 	return false
 }
 
-func sameOrigin(a, b *url.URL) bool {
-	host := func(u *url.URL) string { return strings.TrimSuffix(strings.ToLower(u.Hostname()), ".") }
-	return a.Scheme == b.Scheme && host(a) == host(b) && port(a) == port(b)
+func sameOrigin(a, b *url.URL) bool { return originName(a) == originName(b) }
+
+// originName is scheme, host and port, however they are spelt.
+func originName(u *url.URL) string {
+	return u.Scheme + "://" + strings.TrimSuffix(strings.ToLower(u.Hostname()), ".") + ":" + port(u)
 }
 
 func port(u *url.URL) string {

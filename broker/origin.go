@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strings"
 	"syscall"
 	"time"
 
@@ -60,7 +59,7 @@ func (e *ThrottledError) Unwrap() error { return e.Err }
 func (b *Broker) originOf(endpoint string) *origin {
 	name := endpoint
 	if u, err := url.Parse(endpoint); err == nil {
-		name = u.Scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port(u)
+		name = originName(u)
 	}
 	o := b.origins[name]
 	if o == nil {

@@ -227,8 +227,8 @@ func (b *Broker) settleClient(ctx context.Context, r *Prepared) error {
 		return err
 	}
 	r.known = *s
-	if next := p.NextSecret; !next.IsZero() && s.ClientSecret == fingerprint(next.Reveal()) {
-		r.Client.Secret = next
+	if s.hasNextSecret(p) {
+		r.Client.Secret = p.NextSecret
 	}
 	if p.DPoP == profile.On || p.DPoP == profile.Auto && s.DPoPKey != "" {
 		r.Client.DPoP, err = b.prover(r, s.DPoPKey)

@@ -16,6 +16,7 @@ import (
 const (
 	nobody  = "nobody is logged in"
 	onlyOne = "the login brought one token, and no refresh token to get another with"
+	ended   = "the access token has ended, and the server gave no refresh token"
 )
 
 // renew gets a token by the session's refresh token (RFC 6749 section 6). One
@@ -32,33 +33,13 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		return got{}, err
 	}
 	h.copyFromText(p)
-	loginError := func(why string) error {
-		e := &LoginError{Why: why}
-		if h.Ended != "" && h.RefreshToken != "" {
-			e.Code = "invalid_grant"
-		}
-		if p.Profile.Request.Grant == oauth.GrantRefreshToken {
-			e.Variable = "OAUTH2_REFRESH_TOKEN"
-		}
-		return e
+	if why := b.needsLogin(h, p, k); why != "" {
+		return got{}, h.loginError(p, why)
 	}
-	switch {
-	case h.Ended != "":
-		return got{}, loginError(h.Ended)
-	case h.RefreshToken == "" && h.Access == nil:
-		return got{}, loginError(nobody)
-	}
-	if why := h.bound(p); why != "" {
-		return got{}, loginError(why)
-	}
-	own := factsOf(textKey{p.Name, p.Version}, p.Profile).key()
-	// All that was granted is meant where the text's own scopes are, and those are
-	// still what they were at the login.
-	isDefault := (k.scopes == "" || k.scopes == own.scopes) && own.scopes == h.TextScopes
 	if h.RefreshToken == "" {
-		k.scopes = own.scopes
-		return b.savedToken(h, isDefault && k == own, loginError)
+		return b.savedToken(h.Access), nil
 	}
+	isDefault := h.meansAll(k, p.ownKey())
 	if h.DPoPKey != "" && p.Profile.DPoP != profile.Off && (p.Client.DPoP == nil || p.Client.DPoP.Key().JWK().Reveal() != h.DPoPKey) {
 		// Another one than when p was prepared.
 		if p.Client.DPoP, err = b.prover(p, h.DPoPKey); err != nil {
@@ -78,7 +59,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 	b.mu.Unlock()
 	defer b.spends.Done()
 	spent := h.RefreshToken
-	mark := fingerprint(spent)
+	mark := Fingerprint(spent)
 	// What came of it before is not known: no answer came, or the process was
 	// killed before one could.
 	before, process, _ := strings.Cut(h.Spending, "@")
@@ -119,7 +100,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		h.Spending = ""
 	}
 	value := p.Profile.RefreshToken.Reveal()
-	origin, fromText := h.Taken[fingerprint(value)]
+	origin, fromText := h.Taken[Fingerprint(value)]
 	fromText = fromText && value == spent
 	if g.Token != nil && !g.RefreshToken.IsZero() && g.RefreshToken.Reveal() != spent {
 		h.RefreshToken, h.Fixed, h.Spending = g.RefreshToken.Reveal(), false, ""
@@ -143,7 +124,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		}
 		origin.Spent = origin.Spent || origin.Yielded
 		b.Log.Warn("the session has ended", "profile", p.Name, "err", err)
-		b.event(Event{Kind: SessionEnded, Profile: p.Name, Err: loginError(h.Ended)})
+		b.event(Event{Kind: SessionEnded, Profile: p.Name, Err: h.loginError(p, h.Ended)})
 	}
 	if fromText {
 		h.taken(value, origin)
@@ -152,7 +133,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 		_ = b.keep(ctx, h) // callers are told as long as it is not written
 	}
 	if h.Ended != "" {
-		return got{}, loginError(h.Ended)
+		return got{}, h.loginError(p, h.Ended)
 	}
 	return g, err
 }
@@ -161,7 +142,7 @@ func (b *Broker) renew(ctx context.Context, p *Prepared, k key, r oauth.Request)
 // taken before: one that was rotated away must never be sent again.
 func (h *held) copyFromText(p *Prepared) {
 	value := p.Profile.RefreshToken.Reveal()
-	before, known := h.Taken[fingerprint(value)]
+	before, known := h.Taken[Fingerprint(value)]
 	switch {
 	case value == "", before.Spent, known && before.Text == p.Version,
 		value == h.RefreshToken && h.Ended == "":
@@ -181,23 +162,66 @@ func (h *held) changed(before *session) bool {
 		normalise(h.Scopes) != normalise(before.Scopes) || !maps.Equal(h.Taken, before.Taken)
 }
 
+// ownKey is that of the text's own scopes, audience and resource.
+func (r *Prepared) ownKey() key { return factsOf(textKey{r.Name, r.Version}, r.Profile).key() }
+
+// meansAll says whether k means all that was granted at the login: the scopes of
+// the text, own's, which are still what they were then.
+func (s *session) meansAll(k, own key) bool {
+	return (k.scopes == "" || k.scopes == own.scopes) && own.scopes == s.TextScopes
+}
+
+// needsLogin says why a person is needed for the token that k names, or "".
+func (b *Broker) needsLogin(h *held, p *Prepared, k key) string {
+	own, elsewhere := p.ownKey(), h.bound(p)
+	switch {
+	case h.Ended != "":
+		return h.Ended
+	case h.RefreshToken == "" && h.Access == nil:
+		return nobody
+	case elsewhere != "":
+		return elsewhere
+	case h.RefreshToken != "":
+		return ""
+	case !h.meansAll(k, own) || k.audience != own.audience || k.resource != own.resource:
+		return onlyOne
+	}
+	if left, ends := b.savedLeft(h.Access); ends && left <= 0 {
+		return ended
+	}
+	return ""
+}
+
+// loginError is the error for what needsLogin says.
+func (s *session) loginError(p *Prepared, why string) error {
+	e := &LoginError{Why: why}
+	if s.Ended != "" && s.RefreshToken != "" {
+		e.Code = "invalid_grant"
+	}
+	if p.Profile.Request.Grant == oauth.GrantRefreshToken {
+		e.Variable = "OAUTH2_REFRESH_TOKEN"
+	}
+	return e
+}
+
+// savedLeft is what is left of a login's access token; false: it is good until it
+// is refused.
+func (b *Broker) savedLeft(a *savedAccess) (left time.Duration, ends bool) {
+	switch {
+	case a.Ends == nil:
+		return 0, false
+	case a.At != nil && a.At.BootID != "" && a.At.BootID == b.BootID:
+		return a.Life - b.since(*a.At), true
+	}
+	return time.Until(*a.Ends), true
+}
+
 // savedToken hands out the token of a login that yielded no refresh token.
-func (b *Broker) savedToken(h *held, isDefault bool, loginError func(string) error) (got, error) {
-	a, now := h.Access, b.Now()
-	if !isDefault {
-		return got{}, loginError(onlyOne)
-	}
+func (b *Broker) savedToken(a *savedAccess) got {
 	t := &oauth.Token{AccessToken: oauth.NewSecret(a.Token), Type: a.Type, Scopes: a.Scopes, ScopesGiven: true}
-	g := got{Token: t, sent: now, saved: true}
-	if a.Ends != nil {
-		left := time.Until(*a.Ends)
-		if a.At != nil && a.At.BootID != "" && a.At.BootID == b.BootID {
-			left = a.Life - b.since(*a.At)
-		}
-		if left <= 0 {
-			return got{}, loginError("the access token has ended, and the server gave no refresh token")
-		}
-		t.Lifetime, t.LifetimeGiven = left, true
+	if left, ends := b.savedLeft(a); ends {
+		// It may have ended a moment ago, which is for those to find out who use it.
+		t.Lifetime, t.LifetimeGiven = max(left, 1), true
 	}
-	return g, nil
+	return got{Token: t, sent: b.Now(), saved: true}
 }

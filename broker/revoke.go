@@ -122,7 +122,7 @@ func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, er
 		add(m.party, m.access, "access_token")
 	}
 	for _, value := range []string{h.RefreshToken, given} {
-		if t, ok := h.Taken[fingerprint(value)]; ok || value != "" && value == given {
+		if t, ok := h.Taken[Fingerprint(value)]; ok || value != "" && value == given {
 			t.Spent = true
 			h.taken(value, t)
 		}

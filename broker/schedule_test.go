@@ -613,8 +613,6 @@ func TestEverythingAtOnce(t *testing.T) {
 						h.Unsaved()
 					case n%53 == 7+i:
 						h.Drop()
-					case n%101 == 50+j:
-						h.Changed(name)
 					}
 				}
 			})

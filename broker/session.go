@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tokend/oauth"
+	"tokend/profile"
 	"tokend/store"
 )
 
@@ -107,8 +108,9 @@ type savedAccess struct {
 	Life time.Duration `json:"life,omitempty"`
 }
 
-// fingerprint names a secret without being it.
-func fingerprint(secret string) string {
+// Fingerprint names a secret without being it: the first 128 bits of its SHA-256
+// in hex.
+func Fingerprint(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:16])
 }
@@ -146,8 +148,13 @@ func (s *session) settle(p *Prepared) {
 		s.DPoPKey = p.Client.DPoP.Key().JWK().Reveal()
 	}
 	if next := p.Profile.NextSecret; !next.IsZero() && p.Client.Secret == next {
-		s.ClientSecret = fingerprint(next.Reveal())
+		s.ClientSecret = Fingerprint(next.Reveal())
 	}
+}
+
+// hasNextSecret says whether CLIENT_SECRET_NEXT is in force, as settle has noted.
+func (s *session) hasNextSecret(p *profile.Profile) bool {
+	return !p.NextSecret.IsZero() && s.ClientSecret == Fingerprint(p.NextSecret.Reveal())
 }
 
 // taken notes what came of a value of OAUTH2_REFRESH_TOKEN.
@@ -156,7 +163,7 @@ func (s *session) taken(value string, t taken) {
 	if s.Taken == nil {
 		s.Taken = make(map[string]taken)
 	}
-	s.Taken[fingerprint(value)] = t
+	s.Taken[Fingerprint(value)] = t
 }
 
 // empty says that nothing in s has to be kept.
@@ -396,7 +403,7 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 	f := factsOf(textKey{p.Name, p.Version}, p.Profile)
 	e := b.entryOf(f, f.key())
 	e.token, e.sent, e.due = m, p.sent, m.renewalTime(p.Profile.RenewAt)
-	b.event(Event{Kind: SessionBegun, Profile: p.Name, Fingerprint: fingerprint(m.access.Reveal()), Ends: time.Now().Add(m.remaining(b.Now()))})
+	b.event(Event{Kind: SessionBegun, Profile: p.Name, Fingerprint: Fingerprint(m.access.Reveal()), Ends: time.Now().Add(m.remaining(b.Now()))})
 	b.notify(p.Name)
 	return warning, nil
 }

@@ -42,14 +42,6 @@ func (b *Broker) notifyAll() {
 	}
 }
 
-// Changed is to be called when a profile's text or its trust may have changed, so
-// that who watches it learns of it at once.
-func (b *Broker) Changed(name string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.notify(name)
-}
-
 // Watch calls send with the token that r asks for, and again with each that
 // follows it, before the one before it ends. Where there is none, or none to follow
 // it, send gets the error that Token gives, with the token where that still lives.

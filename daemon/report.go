@@ -59,7 +59,7 @@ func brokerReport(req *tokendv1.ReportTokenRequest) (broker.Report, error) {
 	case (access == "") == (r.Fingerprint == ""):
 		return r, invalid("access_token", "either it or its fingerprint is required")
 	case access != "":
-		r.Fingerprint = tokenFingerprint(access)
+		r.Fingerprint = broker.Fingerprint(access)
 	case !isFingerprint(r.Fingerprint):
 		return r, invalid("fingerprint", "must be 32 digits of lower-case hex")
 	}
@@ -77,7 +77,7 @@ func brokerReport(req *tokendv1.ReportTokenRequest) (broker.Report, error) {
 	return r, nil
 }
 
-// isFingerprint says whether s can be what tokenFingerprint gives.
+// isFingerprint says whether s can be what broker.Fingerprint gives.
 func isFingerprint(s string) bool {
 	for _, c := range []byte(s) {
 		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {

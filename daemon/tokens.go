@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,7 +61,7 @@ func tokenResponse(t broker.Token) *tokendv1.GetTokenResponse {
 		Lifetime:       durationpb.New(t.Lifetime),
 		Scopes:         t.Scopes,
 		ApiOrigins:     t.APIOrigins,
-		Fingerprint:    tokenFingerprint(access),
+		Fingerprint:    broker.Fingerprint(access),
 		ExpiryAssumed:  t.ExpiryAssumed,
 		Degraded:       t.Degraded,
 		Warning:        t.Warning,
@@ -105,7 +103,7 @@ func (s *tokens) IntrospectToken(ctx context.Context, req *tokendv1.IntrospectTo
 		Claims:      string(claims),
 		TokenType:   t.Type,
 		ExpiresAt:   timestamppb.New(time.Now().Add(t.Remaining)),
-		Fingerprint: tokenFingerprint(t.Access.Reveal()),
+		Fingerprint: broker.Fingerprint(t.Access.Reveal()),
 	}, nil
 }
 
@@ -196,12 +194,6 @@ func isHTTPToken(s string) bool {
 	return s != "" && len(s) <= 32 && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || r == '-' || r == '_')
 	})
-}
-
-// tokenFingerprint names a token without being it.
-func tokenFingerprint(access string) string {
-	sum := sha256.Sum256([]byte(access))
-	return hex.EncodeToString(sum[:16])
 }
 
 // brokerRequest checks a request before anything is done for it.

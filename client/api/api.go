@@ -177,34 +177,252 @@ func ReasonOf(s string) Reason {
 	return ReasonUnspecified
 }
 
-// InitRequest is one message of the person's side of Init.
-type InitRequest struct {
-	// The first message, and the only one for an identity that is not
-	// protected by something a person would have to be asked for.
-	Start *InitRequestStart `pb:"1,message"`
+// IdentityProtection is what wraps the identity while it lies on disk.
+type IdentityProtection struct {
+	// At most one is set of None, Passphrase, Ssh, Plugin, Keyring.
+	None       *IdentityProtectionNone       `pb:"1,kind"`
+	Passphrase *IdentityProtectionPassphrase `pb:"2,kind"`
+	Ssh        *IdentityProtectionSsh        `pb:"3,kind"`
+	Plugin     *IdentityProtectionPlugin     `pb:"4,kind"`
+	Keyring    *IdentityProtectionKeyring    `pb:"5,kind"`
 }
 
-// InitRequestStart asks for an identity of its own, in a file that only this user may
-// read.
+// Nothing but the mode of its file: who can read that has the identity.
+type IdentityProtectionNone struct {
+}
+
+// A passphrase, which is asked for by a Prompt of ASK_NEW_SECRET.
+type IdentityProtectionPassphrase struct {
+}
+
+// An SSH key pair: ed25519, or RSA of 2048 bits or more.
+type IdentityProtectionSsh struct {
+	// The public key as in authorized_keys, "ssh-ed25519 AAAA…".
+	PublicKey string `pb:"1"`
+}
+
+// An age plugin, such as for a YubiKey or a TPM: the daemon runs
+// "age-plugin-NAME", if the setting TOKEND_PLUGINS names it.
+type IdentityProtectionPlugin struct {
+	// Such as "yubikey".
+	Name string `pb:"1"`
+	// "AGE-PLUGIN-NAME-1…" as the plugin made it; empty for the plugin's own
+	// default, as with `age -j NAME`.
+	Identity string `pb:"2"`
+}
+
+// An item of the operating system's keyring.
+type IdentityProtectionKeyring struct {
+}
+
+// Prompt asks the person at the caller's terminal. All but ASK_MESSAGE are
+// answered with one PromptAnswer; who does not want to answer ends the call.
+type Prompt struct {
+	Ask Ask `pb:"1"`
+	// One printable line.
+	Message string `pb:"2"`
+	// Labels of ASK_CONFIRM; an empty `no` leaves one choice only.
+	Yes string `pb:"3"`
+	No  string `pb:"4"`
+	// As in authorized_keys (ASK_SSH_KEY).
+	PublicKey string `pb:"5"`
+	// What was answered before was wrong; it is asked once more.
+	Again bool `pb:"6"`
+}
+
+// Ask is how to ask.
+type Ask int32
+
+// Values of Ask.
+const (
+	AskUnspecified Ask = 0
+	// A secret that exists, typed without echo: `secret`.
+	AskSecret Ask = 1
+	// A new secret, typed twice without echo: `secret`.
+	AskNewSecret Ask = 2
+	// A line that may be seen: `text`.
+	AskText Ask = 3
+	// A choice between `yes` and `no`: `yes`.
+	AskConfirm Ask = 4
+	// Nothing to answer: it is to be shown, such as "touch your key".
+	AskMessage Ask = 5
+	// The bytes of the SSH private key that belongs to `public_key`: `secret`.
+	AskSshKey Ask = 6
+)
+
+// String returns the name that the value has in the .proto file, without its
+// prefix, such as "SECRET", and of an unknown value the number.
+func (v Ask) String() string {
+	switch v {
+	case AskUnspecified:
+		return "UNSPECIFIED"
+	case AskSecret:
+		return "SECRET"
+	case AskNewSecret:
+		return "NEW_SECRET"
+	case AskText:
+		return "TEXT"
+	case AskConfirm:
+		return "CONFIRM"
+	case AskMessage:
+		return "MESSAGE"
+	case AskSshKey:
+		return "SSH_KEY"
+	}
+	return strconv.Itoa(int(v))
+}
+
+// PromptAnswer answers a Prompt.
+type PromptAnswer struct {
+	Secret []byte `pb:"1"`
+	Text   string `pb:"2"`
+	Yes    bool   `pb:"3"`
+}
+
+// InitRequest is one message of the person's side of Init.
+type InitRequest struct {
+	// At most one is set of Start, Answer.
+	//
+	// The first message, and the only one where nothing is asked.
+	Start  *InitRequestStart `pb:"1,message"`
+	Answer *PromptAnswer     `pb:"2,message"`
+}
+
+// InitRequestStart asks for an identity of its own.
 type InitRequestStart struct {
 	// Make the hybrid post-quantum type (ML-KEM-768 with X25519).
 	PostQuantum bool `pb:"1"`
+	// What is to protect it; unset: nothing.
+	Protection IdentityProtection `pb:"2"`
 }
 
 // InitResponse is one event of Init.
 type InitResponse struct {
+	// At most one is set of Created, Prompt.
 	Created *InitResponseCreated `pb:"1,event"`
+	Prompt  *Prompt              `pb:"2,event"`
 }
 
 // InitResponseCreated ends the stream: the identity exists, durably.
 type InitResponseCreated struct {
 	// The identity's public half, "age1…".
 	Recipient string `pb:"1"`
-	// Path of the identity file. Whoever has it can open the whole store:
+	// Path of the identity file. Whoever can open it can open the whole store:
 	// back it up.
 	IdentityFile string `pb:"2"`
 	// Folder of the profiles.
 	ProfilesDir string `pb:"3"`
+}
+
+// ProtectRequest is one message of the person's side of Protect.
+type ProtectRequest struct {
+	// At most one is set of Start, Answer.
+	//
+	// The first message.
+	Start  *ProtectRequestStart `pb:"1,message"`
+	Answer *PromptAnswer        `pb:"2,message"`
+}
+
+// ProtectRequestStart says what is to protect the identity from now on.
+type ProtectRequestStart struct {
+	// Required.
+	Protection IdentityProtection `pb:"1"`
+}
+
+// ProtectResponse is one event of Protect.
+type ProtectResponse struct {
+	// At most one is set of Prompt, Protected.
+	Prompt    *Prompt                   `pb:"1,event"`
+	Protected *ProtectResponseProtected `pb:"2,event"`
+}
+
+// ProtectResponseProtected ends the stream: the identity is wrapped anew, durably, and the
+// file that it was in before is gone.
+type ProtectResponseProtected struct {
+	// Path of the identity file, which may be another one than before.
+	IdentityFile string `pb:"1"`
+	// One line, or empty: what else a person should do, such as about copies of
+	// the file that was.
+	Warning string `pb:"2"`
+}
+
+// UnlockRequest is one message of the person's side of Unlock.
+type UnlockRequest struct {
+	// At most one is set of Start, Answer.
+	//
+	// The first message, and the only one where nothing is asked.
+	Start  *UnlockRequestStart `pb:"1,message"`
+	Answer *PromptAnswer       `pb:"2,message"`
+}
+
+// UnlockRequestStart asks to open the identity.
+type UnlockRequestStart struct {
+	// Lock again after this time, whatever happens; unset: never for that reason.
+	LockAfter time.Duration `pb:"1"`
+}
+
+// UnlockResponse is one event of Unlock.
+type UnlockResponse struct {
+	// At most one is set of Prompt, Unlocked.
+	Prompt   *Prompt                 `pb:"1,event"`
+	Unlocked *UnlockResponseUnlocked `pb:"2,event"`
+}
+
+// UnlockResponseUnlocked ends the stream.
+type UnlockResponseUnlocked struct {
+	// When it will lock again; unset: never for that reason.
+	LocksAt time.Time `pb:"1"`
+	// It was not locked. `lock_after` of this call holds all the same.
+	WasUnlocked bool `pb:"2"`
+}
+
+// LockRequest asks to forget the identity, texts and tokens.
+type LockRequest struct {
+}
+
+// LockResponse is sent when they are forgotten.
+type LockResponse struct {
+	// It was locked already.
+	WasLocked bool `pb:"1"`
+	// The identity lies on disk in a bare file: locking keeps nobody from it who
+	// can read that.
+	Unprotected bool `pb:"2"`
+	// Profiles whose session could not be written yet; it stays in memory until
+	// it is.
+	UnsavedSessions []string `pb:"3"`
+}
+
+// MigrateRequest asks to move all profiles to another kind of store.
+type MigrateRequest struct {
+	// Kind of store to move to: "age" or "keyring".
+	To string `pb:"1"`
+}
+
+// MigrateResponse is one event of Migrate.
+type MigrateResponse struct {
+	// At most one is set of Copied, Migrated.
+	Copied   *MigrateResponseCopied   `pb:"1,event"`
+	Migrated *MigrateResponseMigrated `pb:"2,event"`
+}
+
+// MigrateResponseCopied is one profile that now stands in the other store, too, and was
+// read back.
+type MigrateResponseCopied struct {
+	Profile string `pb:"1"`
+	// How many are copied, this one among them, of how many.
+	Done  int32 `pb:"2"`
+	Total int32 `pb:"3"`
+}
+
+// MigrateResponseMigrated ends the stream: all profiles are in the other store, and none is
+// in this one any more.
+type MigrateResponseMigrated struct {
+	Profiles int32 `pb:"1"`
+	// The line for the configuration file without which the next start finds
+	// nothing.
+	Setting string `pb:"2"`
+	// Path of that file.
+	ConfigFile string `pb:"3"`
 }
 
 // GetStatusRequest asks what the daemon is and does.
@@ -229,6 +447,8 @@ type Protection struct {
 	Active bool `pb:"2"`
 	// What is in force, or why it is not, for a person.
 	Detail string `pb:"3"`
+	// Such as "no-cores": what TOKEND_FLOOR calls it.
+	Id string `pb:"4"`
 }
 
 // GetStatusResponse says what the daemon is and does.
@@ -240,7 +460,7 @@ type GetStatusResponse struct {
 	Version   string    `pb:"4"`
 	StartedAt time.Time `pb:"5"`
 	Socket    string    `pb:"6"`
-	// Backend of the profiles: "age".
+	// Backend of the profiles: "age" or "keyring".
 	Store       string `pb:"7"`
 	ProfilesDir string `pb:"8"`
 	SessionsDir string `pb:"9"`
@@ -270,6 +490,16 @@ type GetStatusResponse struct {
 	ProfileStatuses []ProfileStatus `pb:"23"`
 	// How many more there are.
 	ProfileStatusesOmitted int32 `pb:"24"`
+	// What protects the identity on disk: "none", "passphrase", "ssh", "plugin" or
+	// "keyring"; empty where there is none.
+	IdentityProtection string `pb:"25"`
+	// Since when it is locked, and why, in a line; unset where it is not.
+	LockedSince time.Time `pb:"26"`
+	LockReason  string    `pb:"27"`
+	// When it will lock, if nothing happens before; unset: never.
+	LocksAt time.Time `pb:"28"`
+	// Path of the configuration file, whether it exists or not.
+	ConfigFile string `pb:"29"`
 }
 
 // State says which calls can work.
@@ -395,6 +625,10 @@ const (
 	KindProfileReset Kind = 9
 	// The machine has woken from suspend; `message` says for how long it slept.
 	KindWoken Kind = 10
+	// Identity, texts and tokens were forgotten; `message` says why.
+	KindLocked Kind = 12
+	// They can be had again.
+	KindUnlocked Kind = 13
 	// The reader was too slow: `missed` events are not in this stream.
 	KindMissed Kind = 11
 )
@@ -425,6 +659,10 @@ func (v Kind) String() string {
 		return "PROFILE_RESET"
 	case KindWoken:
 		return "WOKEN"
+	case KindLocked:
+		return "LOCKED"
+	case KindUnlocked:
+		return "UNLOCKED"
 	case KindMissed:
 		return "MISSED"
 	}
@@ -436,8 +674,29 @@ const (
 	// Init makes this user's identity. It is a two-way stream, events down and a
 	// person's answers up, because some kinds of identity need to ask. Reasons:
 	// ALREADY_EXISTS (an identity is there and stays as it is),
-	// STORE_UNAVAILABLE, SETTINGS_INVALID, REQUEST_INVALID.
+	// STORE_UNAVAILABLE, SETTINGS_INVALID (a plugin that TOKEND_PLUGINS does not
+	// name), REQUEST_INVALID, DENIED.
 	MethodInit = "/tokend.v1.DaemonService/Init"
+	// Protect wraps the identity anew; the identity itself, and so every file that
+	// is encrypted to it, stays as it is. The old file is deleted once the new one
+	// is durable and was opened. Reasons: as with Init, and LOCKED, NOT_INITIALIZED.
+	MethodProtect = "/tokend.v1.DaemonService/Protect"
+	// Lock drops identity, texts and tokens at once. What has begun to be spent is
+	// still saved, and given to nobody. Reasons: NOT_INITIALIZED,
+	// STORE_UNAVAILABLE.
+	MethodLock = "/tokend.v1.DaemonService/Lock"
+	// Unlock opens the identity with a person's help. One at a time is tried;
+	// others wait. Reasons: DENIED (what was answered is wrong, after three tries),
+	// THROTTLED (too many wait), SETTINGS_INVALID (a plugin that TOKEND_PLUGINS does
+	// not name), NOT_INITIALIZED, STORE_UNAVAILABLE (the keyring, too).
+	MethodUnlock = "/tokend.v1.DaemonService/Unlock"
+	// Migrate copies every profile to the other kind of store, compares, and only
+	// when all are there deletes them from the one in use. Ended in the middle, it
+	// can be asked for again. Trust and sessions stay as they are. Reasons: LOCKED,
+	// NOT_INITIALIZED, STORE_UNAVAILABLE, ALREADY_EXISTS (a different text stands
+	// there under that name), UNTRUSTED (a recipients file in the other store),
+	// VERSION_CHANGED, REQUEST_INVALID.
+	MethodMigrate = "/tokend.v1.DaemonService/Migrate"
 	// GetStatus always answers.
 	MethodGetStatus = "/tokend.v1.DaemonService/GetStatus"
 	// Reload reads the configuration file and the identity again. Profiles and
@@ -588,6 +847,9 @@ type RevealProfileRequest struct {
 	// Required.
 	Name string `pb:"1"`
 	Form Form   `pb:"2"`
+	// Answer only if the text is trusted, else with UNTRUSTED: for what goes into
+	// a shell or a program's environment.
+	TrustedOnly bool `pb:"3"`
 }
 
 // Form is how the text is wanted.
@@ -636,6 +898,63 @@ type GetRecipientsResponse struct {
 	// The .age-recipients file, byte for byte: public keys and comments.
 	Text  []byte `pb:"1"`
 	Trust Trust  `pb:"2"`
+}
+
+// ImportProfileRequest writes a profile from a file of another program.
+type ImportProfileRequest struct {
+	// Required.
+	Name string `pb:"1"`
+	// Required: an env file as it is, or an age file, binary or armored, that one
+	// of the daemon's identities opens.
+	Content []byte `pb:"2"`
+	// The version that it replaces; empty where the name must be free.
+	Replaces string `pb:"3"`
+	// Write nothing, and answer as if it had been: with an empty version.
+	DryRun bool `pb:"4"`
+}
+
+// ImportProfileResponse answers a durable write, or none with `dry_run`.
+type ImportProfileResponse struct {
+	Version string `pb:"1"`
+	Trust   Trust  `pb:"2"`
+	// The content was an age file.
+	Decrypted bool `pb:"3"`
+	// The text stood there already, byte for byte: nothing was written.
+	Unchanged bool `pb:"4"`
+}
+
+// ExportProfileRequest asks for a profile as an age file.
+type ExportProfileRequest struct {
+	// Required.
+	Name string `pb:"1"`
+}
+
+// ExportProfileResponse is a profile as an age file: who could not read it before
+// cannot read this.
+type ExportProfileResponse struct {
+	Sealed  []byte `pb:"1"`
+	Version string `pb:"2"`
+}
+
+// RekeyProfilesRequest asks to encrypt profiles anew.
+type RekeyProfilesRequest struct {
+	// As in ListProfilesRequest.
+	Prefix string `pb:"1"`
+	// Only say what would be done.
+	DryRun bool `pb:"2"`
+}
+
+// RekeyProfilesResponse is one profile.
+type RekeyProfilesResponse struct {
+	Profile string `pb:"1"`
+	// Whom it is, or would be, encrypted to.
+	Recipients []string `pb:"2"`
+	// Why it is as it was, or empty. The others are gone on with.
+	Reason  Reason `pb:"3"`
+	Problem string `pb:"4"`
+	// How many are done, this one among them, of how many.
+	Done  int32 `pb:"5"`
+	Total int32 `pb:"6"`
 }
 
 // LoginRequest is one message of the person's side of Login.
@@ -898,8 +1217,20 @@ const (
 	MethodMoveProfile = "/tokend.v1.ProfileService/MoveProfile"
 	// RevealProfile answers with a plain text: the only call that does. It is
 	// logged. Reasons: PROFILE_NOT_FOUND, PROFILE_INVALID (FORM_VARIABLES of a
-	// text that is no env file).
+	// text that is no env file), UNTRUSTED (`trusted_only`).
 	MethodRevealProfile = "/tokend.v1.ProfileService/RevealProfile"
+	// ImportProfile writes a text that another program has kept, as PutProfile
+	// does. Reasons: those of PutProfile, and PROFILE_INVALID also where the content
+	// is an age file that none of the daemon's identities opens.
+	MethodImportProfile = "/tokend.v1.ProfileService/ImportProfile"
+	// ExportProfile answers with a text as an age file: the one that it is stored in,
+	// or one encrypted to the identity alone where it lies in the keyring. Reasons:
+	// PROFILE_NOT_FOUND.
+	MethodExportProfile = "/tokend.v1.ProfileService/ExportProfile"
+	// RekeyProfiles encrypts the profiles below a prefix anew, each to whom new
+	// texts there are encrypted, one after the other: each is old or new at any
+	// time, and ending the call ends it between two. Reasons: LOCKED, NOT_INITIALIZED; what concerns one profile stands in its answer.
+	MethodRekeyProfiles = "/tokend.v1.ProfileService/RekeyProfiles"
 	// GetRecipients answers with the .age-recipients file of exactly that folder
 	// and with what would trust it. Reasons: PROFILE_NOT_FOUND (the folder has
 	// none).

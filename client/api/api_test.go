@@ -58,13 +58,15 @@ var structs = []any{
 	api.StopRequest{}, api.StopResponse{},
 	api.Trust{},
 	api.Variable{}, api.Variables{},
+	api.ExportProfileRequest{}, api.ExportProfileResponse{}, api.IdentityProtection{}, api.IdentityProtectionKeyring{}, api.IdentityProtectionNone{}, api.IdentityProtectionPassphrase{}, api.IdentityProtectionPlugin{}, api.IdentityProtectionSsh{}, api.ImportProfileRequest{}, api.ImportProfileResponse{}, api.LockRequest{}, api.LockResponse{}, api.MigrateRequest{}, api.MigrateResponse{},
+	api.MigrateResponseCopied{}, api.MigrateResponseMigrated{}, api.Prompt{}, api.PromptAnswer{}, api.ProtectRequest{}, api.ProtectRequestStart{}, api.ProtectResponse{}, api.ProtectResponseProtected{}, api.RekeyProfilesRequest{}, api.RekeyProfilesResponse{}, api.UnlockRequest{}, api.UnlockRequestStart{}, api.UnlockResponse{}, api.UnlockResponseUnlocked{},
 	api.WatchEventsRequest{}, api.WatchEventsResponse{},
 	api.WatchTokenRequest{}, api.WatchTokenResponse{}, api.WatchedToken{},
 }
 
 var methods = []string{
 	api.MethodInit, api.MethodGetStatus, api.MethodReload, api.MethodStop,
-	api.MethodWatchEvents,
+	api.MethodWatchEvents, api.MethodRekeyProfiles, api.MethodImportProfile, api.MethodExportProfile, api.MethodUnlock, api.MethodProtect, api.MethodMigrate, api.MethodLock,
 	api.MethodListProfiles, api.MethodGetProfile, api.MethodPutProfile, api.MethodDeleteProfile,
 	api.MethodMoveProfile, api.MethodRevealProfile, api.MethodGetRecipients,
 	api.MethodLogin, api.MethodRegister, api.MethodLogout,

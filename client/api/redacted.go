@@ -36,6 +36,12 @@ func (LoginResponseOpenURL) Format(f fmt.State, _ rune) { redacted(f, "LoginResp
 func (LoginResponseShowCode) Format(f fmt.State, _ rune) { redacted(f, "LoginResponseShowCode") }
 
 // Format implements [fmt.Formatter].
+func (ImportProfileRequest) Format(f fmt.State, _ rune) { redacted(f, "ImportProfileRequest") }
+
+// Format implements [fmt.Formatter].
+func (PromptAnswer) Format(f fmt.State, _ rune) { redacted(f, "PromptAnswer") }
+
+// Format implements [fmt.Formatter].
 func (PutProfileRequest) Format(f fmt.State, _ rune) { redacted(f, "PutProfileRequest") }
 
 // Format implements [fmt.Formatter].

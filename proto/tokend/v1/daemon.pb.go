@@ -9,6 +9,7 @@ package tokendv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -21,6 +22,74 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// Ask is how to ask.
+type Prompt_Ask int32
+
+const (
+	Prompt_ASK_UNSPECIFIED Prompt_Ask = 0
+	// A secret that exists, typed without echo: `secret`.
+	Prompt_ASK_SECRET Prompt_Ask = 1
+	// A new secret, typed twice without echo: `secret`.
+	Prompt_ASK_NEW_SECRET Prompt_Ask = 2
+	// A line that may be seen: `text`.
+	Prompt_ASK_TEXT Prompt_Ask = 3
+	// A choice between `yes` and `no`: `yes`.
+	Prompt_ASK_CONFIRM Prompt_Ask = 4
+	// Nothing to answer: it is to be shown, such as "touch your key".
+	Prompt_ASK_MESSAGE Prompt_Ask = 5
+	// The bytes of the SSH private key that belongs to `public_key`: `secret`.
+	Prompt_ASK_SSH_KEY Prompt_Ask = 6
+)
+
+// Enum value maps for Prompt_Ask.
+var (
+	Prompt_Ask_name = map[int32]string{
+		0: "ASK_UNSPECIFIED",
+		1: "ASK_SECRET",
+		2: "ASK_NEW_SECRET",
+		3: "ASK_TEXT",
+		4: "ASK_CONFIRM",
+		5: "ASK_MESSAGE",
+		6: "ASK_SSH_KEY",
+	}
+	Prompt_Ask_value = map[string]int32{
+		"ASK_UNSPECIFIED": 0,
+		"ASK_SECRET":      1,
+		"ASK_NEW_SECRET":  2,
+		"ASK_TEXT":        3,
+		"ASK_CONFIRM":     4,
+		"ASK_MESSAGE":     5,
+		"ASK_SSH_KEY":     6,
+	}
+)
+
+func (x Prompt_Ask) Enum() *Prompt_Ask {
+	p := new(Prompt_Ask)
+	*p = x
+	return p
+}
+
+func (x Prompt_Ask) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Prompt_Ask) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokend_v1_daemon_proto_enumTypes[0].Descriptor()
+}
+
+func (Prompt_Ask) Type() protoreflect.EnumType {
+	return &file_tokend_v1_daemon_proto_enumTypes[0]
+}
+
+func (x Prompt_Ask) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Prompt_Ask.Descriptor instead.
+func (Prompt_Ask) EnumDescriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{1, 0}
+}
 
 // State says which calls can work.
 type GetStatusResponse_State int32
@@ -66,11 +135,11 @@ func (x GetStatusResponse_State) String() string {
 }
 
 func (GetStatusResponse_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_tokend_v1_daemon_proto_enumTypes[0].Descriptor()
+	return file_tokend_v1_daemon_proto_enumTypes[1].Descriptor()
 }
 
 func (GetStatusResponse_State) Type() protoreflect.EnumType {
-	return &file_tokend_v1_daemon_proto_enumTypes[0]
+	return &file_tokend_v1_daemon_proto_enumTypes[1]
 }
 
 func (x GetStatusResponse_State) Number() protoreflect.EnumNumber {
@@ -79,7 +148,7 @@ func (x GetStatusResponse_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GetStatusResponse_State.Descriptor instead.
 func (GetStatusResponse_State) EnumDescriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{5, 0}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Kind is what a program decides by.
@@ -107,6 +176,10 @@ const (
 	WatchEventsResponse_KIND_PROFILE_RESET WatchEventsResponse_Kind = 9
 	// The machine has woken from suspend; `message` says for how long it slept.
 	WatchEventsResponse_KIND_WOKEN WatchEventsResponse_Kind = 10
+	// Identity, texts and tokens were forgotten; `message` says why.
+	WatchEventsResponse_KIND_LOCKED WatchEventsResponse_Kind = 12
+	// They can be had again.
+	WatchEventsResponse_KIND_UNLOCKED WatchEventsResponse_Kind = 13
 	// The reader was too slow: `missed` events are not in this stream.
 	WatchEventsResponse_KIND_MISSED WatchEventsResponse_Kind = 11
 )
@@ -125,6 +198,8 @@ var (
 		8:  "KIND_SESSION_SAVED",
 		9:  "KIND_PROFILE_RESET",
 		10: "KIND_WOKEN",
+		12: "KIND_LOCKED",
+		13: "KIND_UNLOCKED",
 		11: "KIND_MISSED",
 	}
 	WatchEventsResponse_Kind_value = map[string]int32{
@@ -139,6 +214,8 @@ var (
 		"KIND_SESSION_SAVED":   8,
 		"KIND_PROFILE_RESET":   9,
 		"KIND_WOKEN":           10,
+		"KIND_LOCKED":          12,
+		"KIND_UNLOCKED":        13,
 		"KIND_MISSED":          11,
 	}
 )
@@ -154,11 +231,11 @@ func (x WatchEventsResponse_Kind) String() string {
 }
 
 func (WatchEventsResponse_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tokend_v1_daemon_proto_enumTypes[1].Descriptor()
+	return file_tokend_v1_daemon_proto_enumTypes[2].Descriptor()
 }
 
 func (WatchEventsResponse_Kind) Type() protoreflect.EnumType {
-	return &file_tokend_v1_daemon_proto_enumTypes[1]
+	return &file_tokend_v1_daemon_proto_enumTypes[2]
 }
 
 func (x WatchEventsResponse_Kind) Number() protoreflect.EnumNumber {
@@ -167,7 +244,289 @@ func (x WatchEventsResponse_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchEventsResponse_Kind.Descriptor instead.
 func (WatchEventsResponse_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{12, 0}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{23, 0}
+}
+
+// IdentityProtection is what wraps the identity while it lies on disk.
+type IdentityProtection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*IdentityProtection_None_
+	//	*IdentityProtection_Passphrase_
+	//	*IdentityProtection_Ssh_
+	//	*IdentityProtection_Plugin_
+	//	*IdentityProtection_Keyring_
+	Kind          isIdentityProtection_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityProtection) Reset() {
+	*x = IdentityProtection{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityProtection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityProtection) ProtoMessage() {}
+
+func (x *IdentityProtection) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityProtection.ProtoReflect.Descriptor instead.
+func (*IdentityProtection) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *IdentityProtection) GetKind() isIdentityProtection_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *IdentityProtection) GetNone() *IdentityProtection_None {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityProtection_None_); ok {
+			return x.None
+		}
+	}
+	return nil
+}
+
+func (x *IdentityProtection) GetPassphrase() *IdentityProtection_Passphrase {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityProtection_Passphrase_); ok {
+			return x.Passphrase
+		}
+	}
+	return nil
+}
+
+func (x *IdentityProtection) GetSsh() *IdentityProtection_Ssh {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityProtection_Ssh_); ok {
+			return x.Ssh
+		}
+	}
+	return nil
+}
+
+func (x *IdentityProtection) GetPlugin() *IdentityProtection_Plugin {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityProtection_Plugin_); ok {
+			return x.Plugin
+		}
+	}
+	return nil
+}
+
+func (x *IdentityProtection) GetKeyring() *IdentityProtection_Keyring {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityProtection_Keyring_); ok {
+			return x.Keyring
+		}
+	}
+	return nil
+}
+
+type isIdentityProtection_Kind interface {
+	isIdentityProtection_Kind()
+}
+
+type IdentityProtection_None_ struct {
+	None *IdentityProtection_None `protobuf:"bytes,1,opt,name=none,proto3,oneof"`
+}
+
+type IdentityProtection_Passphrase_ struct {
+	Passphrase *IdentityProtection_Passphrase `protobuf:"bytes,2,opt,name=passphrase,proto3,oneof"`
+}
+
+type IdentityProtection_Ssh_ struct {
+	Ssh *IdentityProtection_Ssh `protobuf:"bytes,3,opt,name=ssh,proto3,oneof"`
+}
+
+type IdentityProtection_Plugin_ struct {
+	Plugin *IdentityProtection_Plugin `protobuf:"bytes,4,opt,name=plugin,proto3,oneof"`
+}
+
+type IdentityProtection_Keyring_ struct {
+	Keyring *IdentityProtection_Keyring `protobuf:"bytes,5,opt,name=keyring,proto3,oneof"`
+}
+
+func (*IdentityProtection_None_) isIdentityProtection_Kind() {}
+
+func (*IdentityProtection_Passphrase_) isIdentityProtection_Kind() {}
+
+func (*IdentityProtection_Ssh_) isIdentityProtection_Kind() {}
+
+func (*IdentityProtection_Plugin_) isIdentityProtection_Kind() {}
+
+func (*IdentityProtection_Keyring_) isIdentityProtection_Kind() {}
+
+// Prompt asks the person at the caller's terminal. All but ASK_MESSAGE are
+// answered with one PromptAnswer; who does not want to answer ends the call.
+type Prompt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ask   Prompt_Ask             `protobuf:"varint,1,opt,name=ask,proto3,enum=tokend.v1.Prompt_Ask" json:"ask,omitempty"`
+	// One printable line.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Labels of ASK_CONFIRM; an empty `no` leaves one choice only.
+	Yes string `protobuf:"bytes,3,opt,name=yes,proto3" json:"yes,omitempty"`
+	No  string `protobuf:"bytes,4,opt,name=no,proto3" json:"no,omitempty"`
+	// As in authorized_keys (ASK_SSH_KEY).
+	PublicKey string `protobuf:"bytes,5,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// What was answered before was wrong; it is asked once more.
+	Again         bool `protobuf:"varint,6,opt,name=again,proto3" json:"again,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prompt) Reset() {
+	*x = Prompt{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prompt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prompt) ProtoMessage() {}
+
+func (x *Prompt) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prompt.ProtoReflect.Descriptor instead.
+func (*Prompt) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Prompt) GetAsk() Prompt_Ask {
+	if x != nil {
+		return x.Ask
+	}
+	return Prompt_ASK_UNSPECIFIED
+}
+
+func (x *Prompt) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Prompt) GetYes() string {
+	if x != nil {
+		return x.Yes
+	}
+	return ""
+}
+
+func (x *Prompt) GetNo() string {
+	if x != nil {
+		return x.No
+	}
+	return ""
+}
+
+func (x *Prompt) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *Prompt) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
+// PromptAnswer answers a Prompt.
+type PromptAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	Yes           bool                   `protobuf:"varint,3,opt,name=yes,proto3" json:"yes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromptAnswer) Reset() {
+	*x = PromptAnswer{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromptAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromptAnswer) ProtoMessage() {}
+
+func (x *PromptAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromptAnswer.ProtoReflect.Descriptor instead.
+func (*PromptAnswer) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PromptAnswer) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *PromptAnswer) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *PromptAnswer) GetYes() bool {
+	if x != nil {
+		return x.Yes
+	}
+	return false
 }
 
 // InitRequest is one message of the person's side of Init.
@@ -176,6 +535,7 @@ type InitRequest struct {
 	// Types that are valid to be assigned to Message:
 	//
 	//	*InitRequest_Start_
+	//	*InitRequest_Answer
 	Message       isInitRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -183,7 +543,7 @@ type InitRequest struct {
 
 func (x *InitRequest) Reset() {
 	*x = InitRequest{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[0]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -195,7 +555,7 @@ func (x *InitRequest) String() string {
 func (*InitRequest) ProtoMessage() {}
 
 func (x *InitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[0]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -208,7 +568,7 @@ func (x *InitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitRequest.ProtoReflect.Descriptor instead.
 func (*InitRequest) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{0}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *InitRequest) GetMessage() isInitRequest_Message {
@@ -227,17 +587,31 @@ func (x *InitRequest) GetStart() *InitRequest_Start {
 	return nil
 }
 
+func (x *InitRequest) GetAnswer() *PromptAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*InitRequest_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
 type isInitRequest_Message interface {
 	isInitRequest_Message()
 }
 
 type InitRequest_Start_ struct {
-	// The first message, and the only one for an identity that is not
-	// protected by something a person would have to be asked for.
+	// The first message, and the only one where nothing is asked.
 	Start *InitRequest_Start `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
 }
 
+type InitRequest_Answer struct {
+	Answer *PromptAnswer `protobuf:"bytes,2,opt,name=answer,proto3,oneof"`
+}
+
 func (*InitRequest_Start_) isInitRequest_Message() {}
+
+func (*InitRequest_Answer) isInitRequest_Message() {}
 
 // InitResponse is one event of Init.
 type InitResponse struct {
@@ -245,6 +619,7 @@ type InitResponse struct {
 	// Types that are valid to be assigned to Event:
 	//
 	//	*InitResponse_Created_
+	//	*InitResponse_Prompt
 	Event         isInitResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -252,7 +627,7 @@ type InitResponse struct {
 
 func (x *InitResponse) Reset() {
 	*x = InitResponse{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[1]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -264,7 +639,7 @@ func (x *InitResponse) String() string {
 func (*InitResponse) ProtoMessage() {}
 
 func (x *InitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[1]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -277,7 +652,7 @@ func (x *InitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitResponse.ProtoReflect.Descriptor instead.
 func (*InitResponse) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{1}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *InitResponse) GetEvent() isInitResponse_Event {
@@ -296,6 +671,15 @@ func (x *InitResponse) GetCreated() *InitResponse_Created {
 	return nil
 }
 
+func (x *InitResponse) GetPrompt() *Prompt {
+	if x != nil {
+		if x, ok := x.Event.(*InitResponse_Prompt); ok {
+			return x.Prompt
+		}
+	}
+	return nil
+}
+
 type isInitResponse_Event interface {
 	isInitResponse_Event()
 }
@@ -304,7 +688,579 @@ type InitResponse_Created_ struct {
 	Created *InitResponse_Created `protobuf:"bytes,1,opt,name=created,proto3,oneof"`
 }
 
+type InitResponse_Prompt struct {
+	Prompt *Prompt `protobuf:"bytes,2,opt,name=prompt,proto3,oneof"`
+}
+
 func (*InitResponse_Created_) isInitResponse_Event() {}
+
+func (*InitResponse_Prompt) isInitResponse_Event() {}
+
+// ProtectRequest is one message of the person's side of Protect.
+type ProtectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ProtectRequest_Start_
+	//	*ProtectRequest_Answer
+	Message       isProtectRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProtectRequest) Reset() {
+	*x = ProtectRequest{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProtectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProtectRequest) ProtoMessage() {}
+
+func (x *ProtectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProtectRequest.ProtoReflect.Descriptor instead.
+func (*ProtectRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ProtectRequest) GetMessage() isProtectRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ProtectRequest) GetStart() *ProtectRequest_Start {
+	if x != nil {
+		if x, ok := x.Message.(*ProtectRequest_Start_); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ProtectRequest) GetAnswer() *PromptAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*ProtectRequest_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+type isProtectRequest_Message interface {
+	isProtectRequest_Message()
+}
+
+type ProtectRequest_Start_ struct {
+	// The first message.
+	Start *ProtectRequest_Start `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type ProtectRequest_Answer struct {
+	Answer *PromptAnswer `protobuf:"bytes,2,opt,name=answer,proto3,oneof"`
+}
+
+func (*ProtectRequest_Start_) isProtectRequest_Message() {}
+
+func (*ProtectRequest_Answer) isProtectRequest_Message() {}
+
+// ProtectResponse is one event of Protect.
+type ProtectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*ProtectResponse_Prompt
+	//	*ProtectResponse_Protected_
+	Event         isProtectResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProtectResponse) Reset() {
+	*x = ProtectResponse{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProtectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProtectResponse) ProtoMessage() {}
+
+func (x *ProtectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProtectResponse.ProtoReflect.Descriptor instead.
+func (*ProtectResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProtectResponse) GetEvent() isProtectResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *ProtectResponse) GetPrompt() *Prompt {
+	if x != nil {
+		if x, ok := x.Event.(*ProtectResponse_Prompt); ok {
+			return x.Prompt
+		}
+	}
+	return nil
+}
+
+func (x *ProtectResponse) GetProtected() *ProtectResponse_Protected {
+	if x != nil {
+		if x, ok := x.Event.(*ProtectResponse_Protected_); ok {
+			return x.Protected
+		}
+	}
+	return nil
+}
+
+type isProtectResponse_Event interface {
+	isProtectResponse_Event()
+}
+
+type ProtectResponse_Prompt struct {
+	Prompt *Prompt `protobuf:"bytes,1,opt,name=prompt,proto3,oneof"`
+}
+
+type ProtectResponse_Protected_ struct {
+	Protected *ProtectResponse_Protected `protobuf:"bytes,2,opt,name=protected,proto3,oneof"`
+}
+
+func (*ProtectResponse_Prompt) isProtectResponse_Event() {}
+
+func (*ProtectResponse_Protected_) isProtectResponse_Event() {}
+
+// UnlockRequest is one message of the person's side of Unlock.
+type UnlockRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*UnlockRequest_Start_
+	//	*UnlockRequest_Answer
+	Message       isUnlockRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlockRequest) Reset() {
+	*x = UnlockRequest{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlockRequest) ProtoMessage() {}
+
+func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlockRequest.ProtoReflect.Descriptor instead.
+func (*UnlockRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UnlockRequest) GetMessage() isUnlockRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *UnlockRequest) GetStart() *UnlockRequest_Start {
+	if x != nil {
+		if x, ok := x.Message.(*UnlockRequest_Start_); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *UnlockRequest) GetAnswer() *PromptAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*UnlockRequest_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+type isUnlockRequest_Message interface {
+	isUnlockRequest_Message()
+}
+
+type UnlockRequest_Start_ struct {
+	// The first message, and the only one where nothing is asked.
+	Start *UnlockRequest_Start `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type UnlockRequest_Answer struct {
+	Answer *PromptAnswer `protobuf:"bytes,2,opt,name=answer,proto3,oneof"`
+}
+
+func (*UnlockRequest_Start_) isUnlockRequest_Message() {}
+
+func (*UnlockRequest_Answer) isUnlockRequest_Message() {}
+
+// UnlockResponse is one event of Unlock.
+type UnlockResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*UnlockResponse_Prompt
+	//	*UnlockResponse_Unlocked_
+	Event         isUnlockResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlockResponse) Reset() {
+	*x = UnlockResponse{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlockResponse) ProtoMessage() {}
+
+func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlockResponse.ProtoReflect.Descriptor instead.
+func (*UnlockResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UnlockResponse) GetEvent() isUnlockResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *UnlockResponse) GetPrompt() *Prompt {
+	if x != nil {
+		if x, ok := x.Event.(*UnlockResponse_Prompt); ok {
+			return x.Prompt
+		}
+	}
+	return nil
+}
+
+func (x *UnlockResponse) GetUnlocked() *UnlockResponse_Unlocked {
+	if x != nil {
+		if x, ok := x.Event.(*UnlockResponse_Unlocked_); ok {
+			return x.Unlocked
+		}
+	}
+	return nil
+}
+
+type isUnlockResponse_Event interface {
+	isUnlockResponse_Event()
+}
+
+type UnlockResponse_Prompt struct {
+	Prompt *Prompt `protobuf:"bytes,1,opt,name=prompt,proto3,oneof"`
+}
+
+type UnlockResponse_Unlocked_ struct {
+	Unlocked *UnlockResponse_Unlocked `protobuf:"bytes,2,opt,name=unlocked,proto3,oneof"`
+}
+
+func (*UnlockResponse_Prompt) isUnlockResponse_Event() {}
+
+func (*UnlockResponse_Unlocked_) isUnlockResponse_Event() {}
+
+// LockRequest asks to forget the identity, texts and tokens.
+type LockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockRequest) Reset() {
+	*x = LockRequest{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockRequest) ProtoMessage() {}
+
+func (x *LockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
+func (*LockRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{9}
+}
+
+// LockResponse is sent when they are forgotten.
+type LockResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It was locked already.
+	WasLocked bool `protobuf:"varint,1,opt,name=was_locked,json=wasLocked,proto3" json:"was_locked,omitempty"`
+	// The identity lies on disk in a bare file: locking keeps nobody from it who
+	// can read that.
+	Unprotected bool `protobuf:"varint,2,opt,name=unprotected,proto3" json:"unprotected,omitempty"`
+	// Profiles whose session could not be written yet; it stays in memory until
+	// it is.
+	UnsavedSessions []string `protobuf:"bytes,3,rep,name=unsaved_sessions,json=unsavedSessions,proto3" json:"unsaved_sessions,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *LockResponse) Reset() {
+	*x = LockResponse{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockResponse) ProtoMessage() {}
+
+func (x *LockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockResponse.ProtoReflect.Descriptor instead.
+func (*LockResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LockResponse) GetWasLocked() bool {
+	if x != nil {
+		return x.WasLocked
+	}
+	return false
+}
+
+func (x *LockResponse) GetUnprotected() bool {
+	if x != nil {
+		return x.Unprotected
+	}
+	return false
+}
+
+func (x *LockResponse) GetUnsavedSessions() []string {
+	if x != nil {
+		return x.UnsavedSessions
+	}
+	return nil
+}
+
+// MigrateRequest asks to move all profiles to another kind of store.
+type MigrateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kind of store to move to: "age" or "keyring".
+	To            string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateRequest) Reset() {
+	*x = MigrateRequest{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateRequest) ProtoMessage() {}
+
+func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateRequest.ProtoReflect.Descriptor instead.
+func (*MigrateRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MigrateRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// MigrateResponse is one event of Migrate.
+type MigrateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*MigrateResponse_Copied_
+	//	*MigrateResponse_Migrated_
+	Event         isMigrateResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateResponse) Reset() {
+	*x = MigrateResponse{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateResponse) ProtoMessage() {}
+
+func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateResponse.ProtoReflect.Descriptor instead.
+func (*MigrateResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MigrateResponse) GetEvent() isMigrateResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *MigrateResponse) GetCopied() *MigrateResponse_Copied {
+	if x != nil {
+		if x, ok := x.Event.(*MigrateResponse_Copied_); ok {
+			return x.Copied
+		}
+	}
+	return nil
+}
+
+func (x *MigrateResponse) GetMigrated() *MigrateResponse_Migrated {
+	if x != nil {
+		if x, ok := x.Event.(*MigrateResponse_Migrated_); ok {
+			return x.Migrated
+		}
+	}
+	return nil
+}
+
+type isMigrateResponse_Event interface {
+	isMigrateResponse_Event()
+}
+
+type MigrateResponse_Copied_ struct {
+	Copied *MigrateResponse_Copied `protobuf:"bytes,1,opt,name=copied,proto3,oneof"`
+}
+
+type MigrateResponse_Migrated_ struct {
+	Migrated *MigrateResponse_Migrated `protobuf:"bytes,2,opt,name=migrated,proto3,oneof"`
+}
+
+func (*MigrateResponse_Copied_) isMigrateResponse_Event() {}
+
+func (*MigrateResponse_Migrated_) isMigrateResponse_Event() {}
 
 // GetStatusRequest asks what the daemon is and does.
 type GetStatusRequest struct {
@@ -315,7 +1271,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[2]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -327,7 +1283,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[2]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -340,7 +1296,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{2}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{13}
 }
 
 // Setting is one setting in force in the daemon.
@@ -358,7 +1314,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[3]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -370,7 +1326,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[3]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -383,7 +1339,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{3}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Setting) GetName() string {
@@ -415,14 +1371,16 @@ type Protection struct {
 	// It is active, as read back from the operating system where that tells.
 	Active bool `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"`
 	// What is in force, or why it is not, for a person.
-	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Such as "no-cores": what TOKEND_FLOOR calls it.
+	Id            string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Protection) Reset() {
 	*x = Protection{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[4]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +1392,7 @@ func (x *Protection) String() string {
 func (*Protection) ProtoMessage() {}
 
 func (x *Protection) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[4]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +1405,7 @@ func (x *Protection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Protection.ProtoReflect.Descriptor instead.
 func (*Protection) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{4}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Protection) GetName() string {
@@ -471,6 +1429,13 @@ func (x *Protection) GetDetail() string {
 	return ""
 }
 
+func (x *Protection) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 // GetStatusResponse says what the daemon is and does.
 type GetStatusResponse struct {
 	state protoimpl.MessageState  `protogen:"open.v1"`
@@ -481,7 +1446,7 @@ type GetStatusResponse struct {
 	Version   string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	Socket    string                 `protobuf:"bytes,6,opt,name=socket,proto3" json:"socket,omitempty"`
-	// Backend of the profiles: "age".
+	// Backend of the profiles: "age" or "keyring".
 	Store       string `protobuf:"bytes,7,opt,name=store,proto3" json:"store,omitempty"`
 	ProfilesDir string `protobuf:"bytes,8,opt,name=profiles_dir,json=profilesDir,proto3" json:"profiles_dir,omitempty"`
 	SessionsDir string `protobuf:"bytes,9,opt,name=sessions_dir,json=sessionsDir,proto3" json:"sessions_dir,omitempty"`
@@ -511,13 +1476,23 @@ type GetStatusResponse struct {
 	ProfileStatuses []*ProfileStatus `protobuf:"bytes,23,rep,name=profile_statuses,json=profileStatuses,proto3" json:"profile_statuses,omitempty"`
 	// How many more there are.
 	ProfileStatusesOmitted int32 `protobuf:"varint,24,opt,name=profile_statuses_omitted,json=profileStatusesOmitted,proto3" json:"profile_statuses_omitted,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// What protects the identity on disk: "none", "passphrase", "ssh", "plugin" or
+	// "keyring"; empty where there is none.
+	IdentityProtection string `protobuf:"bytes,25,opt,name=identity_protection,json=identityProtection,proto3" json:"identity_protection,omitempty"`
+	// Since when it is locked, and why, in a line; unset where it is not.
+	LockedSince *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=locked_since,json=lockedSince,proto3" json:"locked_since,omitempty"`
+	LockReason  string                 `protobuf:"bytes,27,opt,name=lock_reason,json=lockReason,proto3" json:"lock_reason,omitempty"`
+	// When it will lock, if nothing happens before; unset: never.
+	LocksAt *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=locks_at,json=locksAt,proto3" json:"locks_at,omitempty"`
+	// Path of the configuration file, whether it exists or not.
+	ConfigFile    string `protobuf:"bytes,29,opt,name=config_file,json=configFile,proto3" json:"config_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[5]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +1504,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[5]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +1517,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{5}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetStatusResponse) GetState() GetStatusResponse_State {
@@ -713,6 +1688,41 @@ func (x *GetStatusResponse) GetProfileStatusesOmitted() int32 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetIdentityProtection() string {
+	if x != nil {
+		return x.IdentityProtection
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetLockedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LockedSince
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetLockReason() string {
+	if x != nil {
+		return x.LockReason
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetLocksAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LocksAt
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetConfigFile() string {
+	if x != nil {
+		return x.ConfigFile
+	}
+	return ""
+}
+
 // ProfileStatus is how a profile's token stands: the one of its own scopes, or
 // the one that was asked for last.
 type ProfileStatus struct {
@@ -735,7 +1745,7 @@ type ProfileStatus struct {
 
 func (x *ProfileStatus) Reset() {
 	*x = ProfileStatus{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[6]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +1757,7 @@ func (x *ProfileStatus) String() string {
 func (*ProfileStatus) ProtoMessage() {}
 
 func (x *ProfileStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[6]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +1770,7 @@ func (x *ProfileStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProfileStatus.ProtoReflect.Descriptor instead.
 func (*ProfileStatus) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{6}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProfileStatus) GetProfile() string {
@@ -814,7 +1824,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[7]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +1836,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[7]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +1849,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{7}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{18}
 }
 
 // ReloadResponse answers when that is done.
@@ -854,7 +1864,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[8]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1876,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[8]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1889,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{8}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReloadResponse) GetNeedsRestart() []string {
@@ -898,7 +1908,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[9]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1920,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[9]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1933,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{9}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{20}
 }
 
 // StopResponse is sent before it ends; no new call is taken from then on.
@@ -937,7 +1947,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[10]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1959,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[10]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1972,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{10}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StopResponse) GetPid() int64 {
@@ -985,7 +1995,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[11]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +2007,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[11]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +2020,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{11}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchEventsRequest) GetProfile() string {
@@ -1049,7 +2059,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[12]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +2071,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[12]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +2084,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{12}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchEventsResponse) GetKind() WatchEventsResponse_Kind {
@@ -1133,19 +2143,234 @@ func (x *WatchEventsResponse) GetMissed() int32 {
 	return 0
 }
 
-// Start asks for an identity of its own, in a file that only this user may
-// read.
+// Nothing but the mode of its file: who can read that has the identity.
+type IdentityProtection_None struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityProtection_None) Reset() {
+	*x = IdentityProtection_None{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityProtection_None) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityProtection_None) ProtoMessage() {}
+
+func (x *IdentityProtection_None) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityProtection_None.ProtoReflect.Descriptor instead.
+func (*IdentityProtection_None) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{0, 0}
+}
+
+// A passphrase, which is asked for by a Prompt of ASK_NEW_SECRET.
+type IdentityProtection_Passphrase struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityProtection_Passphrase) Reset() {
+	*x = IdentityProtection_Passphrase{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityProtection_Passphrase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityProtection_Passphrase) ProtoMessage() {}
+
+func (x *IdentityProtection_Passphrase) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityProtection_Passphrase.ProtoReflect.Descriptor instead.
+func (*IdentityProtection_Passphrase) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{0, 1}
+}
+
+// An SSH key pair: ed25519, or RSA of 2048 bits or more.
+type IdentityProtection_Ssh struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The public key as in authorized_keys, "ssh-ed25519 AAAA…".
+	PublicKey     string `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityProtection_Ssh) Reset() {
+	*x = IdentityProtection_Ssh{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityProtection_Ssh) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityProtection_Ssh) ProtoMessage() {}
+
+func (x *IdentityProtection_Ssh) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityProtection_Ssh.ProtoReflect.Descriptor instead.
+func (*IdentityProtection_Ssh) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{0, 2}
+}
+
+func (x *IdentityProtection_Ssh) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+// An age plugin, such as for a YubiKey or a TPM: the daemon runs
+// "age-plugin-NAME", if the setting TOKEND_PLUGINS names it.
+type IdentityProtection_Plugin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as "yubikey".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "AGE-PLUGIN-NAME-1…" as the plugin made it; empty for the plugin's own
+	// default, as with `age -j NAME`.
+	Identity      string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityProtection_Plugin) Reset() {
+	*x = IdentityProtection_Plugin{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityProtection_Plugin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityProtection_Plugin) ProtoMessage() {}
+
+func (x *IdentityProtection_Plugin) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityProtection_Plugin.ProtoReflect.Descriptor instead.
+func (*IdentityProtection_Plugin) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{0, 3}
+}
+
+func (x *IdentityProtection_Plugin) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IdentityProtection_Plugin) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+// An item of the operating system's keyring.
+type IdentityProtection_Keyring struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityProtection_Keyring) Reset() {
+	*x = IdentityProtection_Keyring{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityProtection_Keyring) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityProtection_Keyring) ProtoMessage() {}
+
+func (x *IdentityProtection_Keyring) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityProtection_Keyring.ProtoReflect.Descriptor instead.
+func (*IdentityProtection_Keyring) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{0, 4}
+}
+
+// Start asks for an identity of its own.
 type InitRequest_Start struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Make the hybrid post-quantum type (ML-KEM-768 with X25519).
-	PostQuantum   bool `protobuf:"varint,1,opt,name=post_quantum,json=postQuantum,proto3" json:"post_quantum,omitempty"`
+	PostQuantum bool `protobuf:"varint,1,opt,name=post_quantum,json=postQuantum,proto3" json:"post_quantum,omitempty"`
+	// What is to protect it; unset: nothing.
+	Protection    *IdentityProtection `protobuf:"bytes,2,opt,name=protection,proto3" json:"protection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InitRequest_Start) Reset() {
 	*x = InitRequest_Start{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[13]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +2382,7 @@ func (x *InitRequest_Start) String() string {
 func (*InitRequest_Start) ProtoMessage() {}
 
 func (x *InitRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[13]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +2395,7 @@ func (x *InitRequest_Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitRequest_Start.ProtoReflect.Descriptor instead.
 func (*InitRequest_Start) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{0, 0}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{3, 0}
 }
 
 func (x *InitRequest_Start) GetPostQuantum() bool {
@@ -1180,12 +2405,19 @@ func (x *InitRequest_Start) GetPostQuantum() bool {
 	return false
 }
 
+func (x *InitRequest_Start) GetProtection() *IdentityProtection {
+	if x != nil {
+		return x.Protection
+	}
+	return nil
+}
+
 // Created ends the stream: the identity exists, durably.
 type InitResponse_Created struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The identity's public half, "age1…".
 	Recipient string `protobuf:"bytes,1,opt,name=recipient,proto3" json:"recipient,omitempty"`
-	// Path of the identity file. Whoever has it can open the whole store:
+	// Path of the identity file. Whoever can open it can open the whole store:
 	// back it up.
 	IdentityFile string `protobuf:"bytes,2,opt,name=identity_file,json=identityFile,proto3" json:"identity_file,omitempty"`
 	// Folder of the profiles.
@@ -1196,7 +2428,7 @@ type InitResponse_Created struct {
 
 func (x *InitResponse_Created) Reset() {
 	*x = InitResponse_Created{}
-	mi := &file_tokend_v1_daemon_proto_msgTypes[14]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +2440,7 @@ func (x *InitResponse_Created) String() string {
 func (*InitResponse_Created) ProtoMessage() {}
 
 func (x *InitResponse_Created) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_daemon_proto_msgTypes[14]
+	mi := &file_tokend_v1_daemon_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +2453,7 @@ func (x *InitResponse_Created) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitResponse_Created.ProtoReflect.Descriptor instead.
 func (*InitResponse_Created) Descriptor() ([]byte, []int) {
-	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{1, 0}
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{4, 0}
 }
 
 func (x *InitResponse_Created) GetRecipient() string {
@@ -1245,33 +2477,462 @@ func (x *InitResponse_Created) GetProfilesDir() string {
 	return ""
 }
 
+// Start says what is to protect the identity from now on.
+type ProtectRequest_Start struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	Protection    *IdentityProtection `protobuf:"bytes,1,opt,name=protection,proto3" json:"protection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProtectRequest_Start) Reset() {
+	*x = ProtectRequest_Start{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProtectRequest_Start) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProtectRequest_Start) ProtoMessage() {}
+
+func (x *ProtectRequest_Start) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProtectRequest_Start.ProtoReflect.Descriptor instead.
+func (*ProtectRequest_Start) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{5, 0}
+}
+
+func (x *ProtectRequest_Start) GetProtection() *IdentityProtection {
+	if x != nil {
+		return x.Protection
+	}
+	return nil
+}
+
+// Protected ends the stream: the identity is wrapped anew, durably, and the
+// file that it was in before is gone.
+type ProtectResponse_Protected struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Path of the identity file, which may be another one than before.
+	IdentityFile string `protobuf:"bytes,1,opt,name=identity_file,json=identityFile,proto3" json:"identity_file,omitempty"`
+	// One line, or empty: what else a person should do, such as about copies of
+	// the file that was.
+	Warning       string `protobuf:"bytes,2,opt,name=warning,proto3" json:"warning,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProtectResponse_Protected) Reset() {
+	*x = ProtectResponse_Protected{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProtectResponse_Protected) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProtectResponse_Protected) ProtoMessage() {}
+
+func (x *ProtectResponse_Protected) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProtectResponse_Protected.ProtoReflect.Descriptor instead.
+func (*ProtectResponse_Protected) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{6, 0}
+}
+
+func (x *ProtectResponse_Protected) GetIdentityFile() string {
+	if x != nil {
+		return x.IdentityFile
+	}
+	return ""
+}
+
+func (x *ProtectResponse_Protected) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
+}
+
+// Start asks to open the identity.
+type UnlockRequest_Start struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Lock again after this time, whatever happens; unset: never for that reason.
+	LockAfter     *durationpb.Duration `protobuf:"bytes,1,opt,name=lock_after,json=lockAfter,proto3" json:"lock_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlockRequest_Start) Reset() {
+	*x = UnlockRequest_Start{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlockRequest_Start) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlockRequest_Start) ProtoMessage() {}
+
+func (x *UnlockRequest_Start) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlockRequest_Start.ProtoReflect.Descriptor instead.
+func (*UnlockRequest_Start) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{7, 0}
+}
+
+func (x *UnlockRequest_Start) GetLockAfter() *durationpb.Duration {
+	if x != nil {
+		return x.LockAfter
+	}
+	return nil
+}
+
+// Unlocked ends the stream.
+type UnlockResponse_Unlocked struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it will lock again; unset: never for that reason.
+	LocksAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=locks_at,json=locksAt,proto3" json:"locks_at,omitempty"`
+	// It was not locked. `lock_after` of this call holds all the same.
+	WasUnlocked   bool `protobuf:"varint,2,opt,name=was_unlocked,json=wasUnlocked,proto3" json:"was_unlocked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlockResponse_Unlocked) Reset() {
+	*x = UnlockResponse_Unlocked{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlockResponse_Unlocked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlockResponse_Unlocked) ProtoMessage() {}
+
+func (x *UnlockResponse_Unlocked) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlockResponse_Unlocked.ProtoReflect.Descriptor instead.
+func (*UnlockResponse_Unlocked) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{8, 0}
+}
+
+func (x *UnlockResponse_Unlocked) GetLocksAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LocksAt
+	}
+	return nil
+}
+
+func (x *UnlockResponse_Unlocked) GetWasUnlocked() bool {
+	if x != nil {
+		return x.WasUnlocked
+	}
+	return false
+}
+
+// Copied is one profile that now stands in the other store, too, and was
+// read back.
+type MigrateResponse_Copied struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Profile string                 `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// How many are copied, this one among them, of how many.
+	Done          int32 `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	Total         int32 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateResponse_Copied) Reset() {
+	*x = MigrateResponse_Copied{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateResponse_Copied) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateResponse_Copied) ProtoMessage() {}
+
+func (x *MigrateResponse_Copied) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateResponse_Copied.ProtoReflect.Descriptor instead.
+func (*MigrateResponse_Copied) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{12, 0}
+}
+
+func (x *MigrateResponse_Copied) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *MigrateResponse_Copied) GetDone() int32 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *MigrateResponse_Copied) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// Migrated ends the stream: all profiles are in the other store, and none is
+// in this one any more.
+type MigrateResponse_Migrated struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Profiles int32                  `protobuf:"varint,1,opt,name=profiles,proto3" json:"profiles,omitempty"`
+	// The line for the configuration file without which the next start finds
+	// nothing.
+	Setting string `protobuf:"bytes,2,opt,name=setting,proto3" json:"setting,omitempty"`
+	// Path of that file.
+	ConfigFile    string `protobuf:"bytes,3,opt,name=config_file,json=configFile,proto3" json:"config_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateResponse_Migrated) Reset() {
+	*x = MigrateResponse_Migrated{}
+	mi := &file_tokend_v1_daemon_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateResponse_Migrated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateResponse_Migrated) ProtoMessage() {}
+
+func (x *MigrateResponse_Migrated) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_daemon_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateResponse_Migrated.ProtoReflect.Descriptor instead.
+func (*MigrateResponse_Migrated) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_daemon_proto_rawDescGZIP(), []int{12, 1}
+}
+
+func (x *MigrateResponse_Migrated) GetProfiles() int32 {
+	if x != nil {
+		return x.Profiles
+	}
+	return 0
+}
+
+func (x *MigrateResponse_Migrated) GetSetting() string {
+	if x != nil {
+		return x.Setting
+	}
+	return ""
+}
+
+func (x *MigrateResponse_Migrated) GetConfigFile() string {
+	if x != nil {
+		return x.ConfigFile
+	}
+	return ""
+}
+
 var File_tokend_v1_daemon_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"\n" +
-	"\x16tokend/v1/daemon.proto\x12\ttokend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tokend/v1/reason.proto\"z\n" +
+	"\x16tokend/v1/daemon.proto\x12\ttokend.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tokend/v1/reason.proto\"\xdd\x03\n" +
+	"\x12IdentityProtection\x128\n" +
+	"\x04none\x18\x01 \x01(\v2\".tokend.v1.IdentityProtection.NoneH\x00R\x04none\x12J\n" +
+	"\n" +
+	"passphrase\x18\x02 \x01(\v2(.tokend.v1.IdentityProtection.PassphraseH\x00R\n" +
+	"passphrase\x125\n" +
+	"\x03ssh\x18\x03 \x01(\v2!.tokend.v1.IdentityProtection.SshH\x00R\x03ssh\x12>\n" +
+	"\x06plugin\x18\x04 \x01(\v2$.tokend.v1.IdentityProtection.PluginH\x00R\x06plugin\x12A\n" +
+	"\akeyring\x18\x05 \x01(\v2%.tokend.v1.IdentityProtection.KeyringH\x00R\akeyring\x1a\x06\n" +
+	"\x04None\x1a\f\n" +
+	"\n" +
+	"Passphrase\x1a$\n" +
+	"\x03Ssh\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\tR\tpublicKey\x1a8\n" +
+	"\x06Plugin\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\tR\bidentity\x1a\t\n" +
+	"\aKeyringB\x06\n" +
+	"\x04kind\"\xa3\x02\n" +
+	"\x06Prompt\x12'\n" +
+	"\x03ask\x18\x01 \x01(\x0e2\x15.tokend.v1.Prompt.AskR\x03ask\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x10\n" +
+	"\x03yes\x18\x03 \x01(\tR\x03yes\x12\x0e\n" +
+	"\x02no\x18\x04 \x01(\tR\x02no\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x05 \x01(\tR\tpublicKey\x12\x14\n" +
+	"\x05again\x18\x06 \x01(\bR\x05again\"\x7f\n" +
+	"\x03Ask\x12\x13\n" +
+	"\x0fASK_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"ASK_SECRET\x10\x01\x12\x12\n" +
+	"\x0eASK_NEW_SECRET\x10\x02\x12\f\n" +
+	"\bASK_TEXT\x10\x03\x12\x0f\n" +
+	"\vASK_CONFIRM\x10\x04\x12\x0f\n" +
+	"\vASK_MESSAGE\x10\x05\x12\x0f\n" +
+	"\vASK_SSH_KEY\x10\x06\"L\n" +
+	"\fPromptAnswer\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x10\n" +
+	"\x03yes\x18\x03 \x01(\bR\x03yes\"\xec\x01\n" +
 	"\vInitRequest\x124\n" +
-	"\x05start\x18\x01 \x01(\v2\x1c.tokend.v1.InitRequest.StartH\x00R\x05start\x1a*\n" +
+	"\x05start\x18\x01 \x01(\v2\x1c.tokend.v1.InitRequest.StartH\x00R\x05start\x121\n" +
+	"\x06answer\x18\x02 \x01(\v2\x17.tokend.v1.PromptAnswerH\x00R\x06answer\x1ai\n" +
 	"\x05Start\x12!\n" +
-	"\fpost_quantum\x18\x01 \x01(\bR\vpostQuantumB\t\n" +
-	"\amessage\"\xc5\x01\n" +
+	"\fpost_quantum\x18\x01 \x01(\bR\vpostQuantum\x12=\n" +
+	"\n" +
+	"protection\x18\x02 \x01(\v2\x1d.tokend.v1.IdentityProtectionR\n" +
+	"protectionB\t\n" +
+	"\amessage\"\xf2\x01\n" +
 	"\fInitResponse\x12;\n" +
-	"\acreated\x18\x01 \x01(\v2\x1f.tokend.v1.InitResponse.CreatedH\x00R\acreated\x1ao\n" +
+	"\acreated\x18\x01 \x01(\v2\x1f.tokend.v1.InitResponse.CreatedH\x00R\acreated\x12+\n" +
+	"\x06prompt\x18\x02 \x01(\v2\x11.tokend.v1.PromptH\x00R\x06prompt\x1ao\n" +
 	"\aCreated\x12\x1c\n" +
 	"\trecipient\x18\x01 \x01(\tR\trecipient\x12#\n" +
 	"\ridentity_file\x18\x02 \x01(\tR\fidentityFile\x12!\n" +
 	"\fprofiles_dir\x18\x03 \x01(\tR\vprofilesDirB\a\n" +
+	"\x05event\"\xcf\x01\n" +
+	"\x0eProtectRequest\x127\n" +
+	"\x05start\x18\x01 \x01(\v2\x1f.tokend.v1.ProtectRequest.StartH\x00R\x05start\x121\n" +
+	"\x06answer\x18\x02 \x01(\v2\x17.tokend.v1.PromptAnswerH\x00R\x06answer\x1aF\n" +
+	"\x05Start\x12=\n" +
+	"\n" +
+	"protection\x18\x01 \x01(\v2\x1d.tokend.v1.IdentityProtectionR\n" +
+	"protectionB\t\n" +
+	"\amessage\"\xd9\x01\n" +
+	"\x0fProtectResponse\x12+\n" +
+	"\x06prompt\x18\x01 \x01(\v2\x11.tokend.v1.PromptH\x00R\x06prompt\x12D\n" +
+	"\tprotected\x18\x02 \x01(\v2$.tokend.v1.ProtectResponse.ProtectedH\x00R\tprotected\x1aJ\n" +
+	"\tProtected\x12#\n" +
+	"\ridentity_file\x18\x01 \x01(\tR\fidentityFile\x12\x18\n" +
+	"\awarning\x18\x02 \x01(\tR\awarningB\a\n" +
+	"\x05event\"\xc8\x01\n" +
+	"\rUnlockRequest\x126\n" +
+	"\x05start\x18\x01 \x01(\v2\x1e.tokend.v1.UnlockRequest.StartH\x00R\x05start\x121\n" +
+	"\x06answer\x18\x02 \x01(\v2\x17.tokend.v1.PromptAnswerH\x00R\x06answer\x1aA\n" +
+	"\x05Start\x128\n" +
+	"\n" +
+	"lock_after\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tlockAfterB\t\n" +
+	"\amessage\"\xee\x01\n" +
+	"\x0eUnlockResponse\x12+\n" +
+	"\x06prompt\x18\x01 \x01(\v2\x11.tokend.v1.PromptH\x00R\x06prompt\x12@\n" +
+	"\bunlocked\x18\x02 \x01(\v2\".tokend.v1.UnlockResponse.UnlockedH\x00R\bunlocked\x1ad\n" +
+	"\bUnlocked\x125\n" +
+	"\blocks_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\alocksAt\x12!\n" +
+	"\fwas_unlocked\x18\x02 \x01(\bR\vwasUnlockedB\a\n" +
+	"\x05event\"\r\n" +
+	"\vLockRequest\"z\n" +
+	"\fLockResponse\x12\x1d\n" +
+	"\n" +
+	"was_locked\x18\x01 \x01(\bR\twasLocked\x12 \n" +
+	"\vunprotected\x18\x02 \x01(\bR\vunprotected\x12)\n" +
+	"\x10unsaved_sessions\x18\x03 \x03(\tR\x0funsavedSessions\" \n" +
+	"\x0eMigrateRequest\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\"\xcb\x02\n" +
+	"\x0fMigrateResponse\x12;\n" +
+	"\x06copied\x18\x01 \x01(\v2!.tokend.v1.MigrateResponse.CopiedH\x00R\x06copied\x12A\n" +
+	"\bmigrated\x18\x02 \x01(\v2#.tokend.v1.MigrateResponse.MigratedH\x00R\bmigrated\x1aL\n" +
+	"\x06Copied\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\x05R\x04done\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x05R\x05total\x1aa\n" +
+	"\bMigrated\x12\x1a\n" +
+	"\bprofiles\x18\x01 \x01(\x05R\bprofiles\x12\x18\n" +
+	"\asetting\x18\x02 \x01(\tR\asetting\x12\x1f\n" +
+	"\vconfig_file\x18\x03 \x01(\tR\n" +
+	"configFileB\a\n" +
 	"\x05event\"\x12\n" +
 	"\x10GetStatusRequest\"K\n" +
 	"\aSetting\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
-	"\x06source\x18\x03 \x01(\tR\x06source\"P\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\"`\n" +
 	"\n" +
 	"Protection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xb0\b\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\"\x99\n" +
+	"\n" +
 	"\x11GetStatusResponse\x128\n" +
 	"\x05state\x18\x01 \x01(\x0e2\".tokend.v1.GetStatusResponse.StateR\x05state\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\x12\x10\n" +
@@ -1301,7 +2962,14 @@ const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"goroutines\x18\x16 \x01(\x05R\n" +
 	"goroutines\x12C\n" +
 	"\x10profile_statuses\x18\x17 \x03(\v2\x18.tokend.v1.ProfileStatusR\x0fprofileStatuses\x128\n" +
-	"\x18profile_statuses_omitted\x18\x18 \x01(\x05R\x16profileStatusesOmitted\"|\n" +
+	"\x18profile_statuses_omitted\x18\x18 \x01(\x05R\x16profileStatusesOmitted\x12/\n" +
+	"\x13identity_protection\x18\x19 \x01(\tR\x12identityProtection\x12=\n" +
+	"\flocked_since\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\vlockedSince\x12\x1f\n" +
+	"\vlock_reason\x18\x1b \x01(\tR\n" +
+	"lockReason\x125\n" +
+	"\blocks_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\alocksAt\x12\x1f\n" +
+	"\vconfig_file\x18\x1d \x01(\tR\n" +
+	"configFile\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15STATE_NOT_INITIALIZED\x10\x01\x12\x10\n" +
@@ -1324,7 +2992,7 @@ const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"\x03pid\x18\x01 \x01(\x03R\x03pid\"F\n" +
 	"\x12WatchEventsRequest\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x16\n" +
-	"\x06recent\x18\x02 \x01(\bR\x06recent\"\xe9\x04\n" +
+	"\x06recent\x18\x02 \x01(\bR\x06recent\"\x8d\x05\n" +
 	"\x13WatchEventsResponse\x127\n" +
 	"\x04kind\x18\x01 \x01(\x0e2#.tokend.v1.WatchEventsResponse.KindR\x04kind\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -1334,7 +3002,7 @@ const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\x129\n" +
 	"\n" +
 	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x16\n" +
-	"\x06missed\x18\b \x01(\x05R\x06missed\"\x94\x02\n" +
+	"\x06missed\x18\b \x01(\x05R\x06missed\"\xb8\x02\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fKIND_TOKEN_MADE\x10\x01\x12\x16\n" +
@@ -1349,6 +3017,8 @@ const file_tokend_v1_daemon_proto_rawDesc = "" +
 	"\n" +
 	"KIND_WOKEN\x10\n" +
 	"\x12\x0f\n" +
+	"\vKIND_LOCKED\x10\f\x12\x11\n" +
+	"\rKIND_UNLOCKED\x10\r\x12\x0f\n" +
 	"\vKIND_MISSED\x10\vB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
 
 var (
@@ -1363,50 +3033,98 @@ func file_tokend_v1_daemon_proto_rawDescGZIP() []byte {
 	return file_tokend_v1_daemon_proto_rawDescData
 }
 
-var file_tokend_v1_daemon_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tokend_v1_daemon_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_tokend_v1_daemon_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_tokend_v1_daemon_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_tokend_v1_daemon_proto_goTypes = []any{
-	(GetStatusResponse_State)(0),  // 0: tokend.v1.GetStatusResponse.State
-	(WatchEventsResponse_Kind)(0), // 1: tokend.v1.WatchEventsResponse.Kind
-	(*InitRequest)(nil),           // 2: tokend.v1.InitRequest
-	(*InitResponse)(nil),          // 3: tokend.v1.InitResponse
-	(*GetStatusRequest)(nil),      // 4: tokend.v1.GetStatusRequest
-	(*Setting)(nil),               // 5: tokend.v1.Setting
-	(*Protection)(nil),            // 6: tokend.v1.Protection
-	(*GetStatusResponse)(nil),     // 7: tokend.v1.GetStatusResponse
-	(*ProfileStatus)(nil),         // 8: tokend.v1.ProfileStatus
-	(*ReloadRequest)(nil),         // 9: tokend.v1.ReloadRequest
-	(*ReloadResponse)(nil),        // 10: tokend.v1.ReloadResponse
-	(*StopRequest)(nil),           // 11: tokend.v1.StopRequest
-	(*StopResponse)(nil),          // 12: tokend.v1.StopResponse
-	(*WatchEventsRequest)(nil),    // 13: tokend.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),   // 14: tokend.v1.WatchEventsResponse
-	(*InitRequest_Start)(nil),     // 15: tokend.v1.InitRequest.Start
-	(*InitResponse_Created)(nil),  // 16: tokend.v1.InitResponse.Created
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(Reason)(0),                   // 18: tokend.v1.Reason
+	(Prompt_Ask)(0),                       // 0: tokend.v1.Prompt.Ask
+	(GetStatusResponse_State)(0),          // 1: tokend.v1.GetStatusResponse.State
+	(WatchEventsResponse_Kind)(0),         // 2: tokend.v1.WatchEventsResponse.Kind
+	(*IdentityProtection)(nil),            // 3: tokend.v1.IdentityProtection
+	(*Prompt)(nil),                        // 4: tokend.v1.Prompt
+	(*PromptAnswer)(nil),                  // 5: tokend.v1.PromptAnswer
+	(*InitRequest)(nil),                   // 6: tokend.v1.InitRequest
+	(*InitResponse)(nil),                  // 7: tokend.v1.InitResponse
+	(*ProtectRequest)(nil),                // 8: tokend.v1.ProtectRequest
+	(*ProtectResponse)(nil),               // 9: tokend.v1.ProtectResponse
+	(*UnlockRequest)(nil),                 // 10: tokend.v1.UnlockRequest
+	(*UnlockResponse)(nil),                // 11: tokend.v1.UnlockResponse
+	(*LockRequest)(nil),                   // 12: tokend.v1.LockRequest
+	(*LockResponse)(nil),                  // 13: tokend.v1.LockResponse
+	(*MigrateRequest)(nil),                // 14: tokend.v1.MigrateRequest
+	(*MigrateResponse)(nil),               // 15: tokend.v1.MigrateResponse
+	(*GetStatusRequest)(nil),              // 16: tokend.v1.GetStatusRequest
+	(*Setting)(nil),                       // 17: tokend.v1.Setting
+	(*Protection)(nil),                    // 18: tokend.v1.Protection
+	(*GetStatusResponse)(nil),             // 19: tokend.v1.GetStatusResponse
+	(*ProfileStatus)(nil),                 // 20: tokend.v1.ProfileStatus
+	(*ReloadRequest)(nil),                 // 21: tokend.v1.ReloadRequest
+	(*ReloadResponse)(nil),                // 22: tokend.v1.ReloadResponse
+	(*StopRequest)(nil),                   // 23: tokend.v1.StopRequest
+	(*StopResponse)(nil),                  // 24: tokend.v1.StopResponse
+	(*WatchEventsRequest)(nil),            // 25: tokend.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),           // 26: tokend.v1.WatchEventsResponse
+	(*IdentityProtection_None)(nil),       // 27: tokend.v1.IdentityProtection.None
+	(*IdentityProtection_Passphrase)(nil), // 28: tokend.v1.IdentityProtection.Passphrase
+	(*IdentityProtection_Ssh)(nil),        // 29: tokend.v1.IdentityProtection.Ssh
+	(*IdentityProtection_Plugin)(nil),     // 30: tokend.v1.IdentityProtection.Plugin
+	(*IdentityProtection_Keyring)(nil),    // 31: tokend.v1.IdentityProtection.Keyring
+	(*InitRequest_Start)(nil),             // 32: tokend.v1.InitRequest.Start
+	(*InitResponse_Created)(nil),          // 33: tokend.v1.InitResponse.Created
+	(*ProtectRequest_Start)(nil),          // 34: tokend.v1.ProtectRequest.Start
+	(*ProtectResponse_Protected)(nil),     // 35: tokend.v1.ProtectResponse.Protected
+	(*UnlockRequest_Start)(nil),           // 36: tokend.v1.UnlockRequest.Start
+	(*UnlockResponse_Unlocked)(nil),       // 37: tokend.v1.UnlockResponse.Unlocked
+	(*MigrateResponse_Copied)(nil),        // 38: tokend.v1.MigrateResponse.Copied
+	(*MigrateResponse_Migrated)(nil),      // 39: tokend.v1.MigrateResponse.Migrated
+	(*timestamppb.Timestamp)(nil),         // 40: google.protobuf.Timestamp
+	(Reason)(0),                           // 41: tokend.v1.Reason
+	(*durationpb.Duration)(nil),           // 42: google.protobuf.Duration
 }
 var file_tokend_v1_daemon_proto_depIdxs = []int32{
-	15, // 0: tokend.v1.InitRequest.start:type_name -> tokend.v1.InitRequest.Start
-	16, // 1: tokend.v1.InitResponse.created:type_name -> tokend.v1.InitResponse.Created
-	0,  // 2: tokend.v1.GetStatusResponse.state:type_name -> tokend.v1.GetStatusResponse.State
-	17, // 3: tokend.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 4: tokend.v1.GetStatusResponse.settings:type_name -> tokend.v1.Setting
-	6,  // 5: tokend.v1.GetStatusResponse.protections:type_name -> tokend.v1.Protection
-	8,  // 6: tokend.v1.GetStatusResponse.profile_statuses:type_name -> tokend.v1.ProfileStatus
-	17, // 7: tokend.v1.ProfileStatus.expires_at:type_name -> google.protobuf.Timestamp
-	17, // 8: tokend.v1.ProfileStatus.renews_at:type_name -> google.protobuf.Timestamp
-	18, // 9: tokend.v1.ProfileStatus.reason:type_name -> tokend.v1.Reason
-	17, // 10: tokend.v1.ProfileStatus.next_try:type_name -> google.protobuf.Timestamp
-	1,  // 11: tokend.v1.WatchEventsResponse.kind:type_name -> tokend.v1.WatchEventsResponse.Kind
-	17, // 12: tokend.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	18, // 13: tokend.v1.WatchEventsResponse.reason:type_name -> tokend.v1.Reason
-	17, // 14: tokend.v1.WatchEventsResponse.expires_at:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	27, // 0: tokend.v1.IdentityProtection.none:type_name -> tokend.v1.IdentityProtection.None
+	28, // 1: tokend.v1.IdentityProtection.passphrase:type_name -> tokend.v1.IdentityProtection.Passphrase
+	29, // 2: tokend.v1.IdentityProtection.ssh:type_name -> tokend.v1.IdentityProtection.Ssh
+	30, // 3: tokend.v1.IdentityProtection.plugin:type_name -> tokend.v1.IdentityProtection.Plugin
+	31, // 4: tokend.v1.IdentityProtection.keyring:type_name -> tokend.v1.IdentityProtection.Keyring
+	0,  // 5: tokend.v1.Prompt.ask:type_name -> tokend.v1.Prompt.Ask
+	32, // 6: tokend.v1.InitRequest.start:type_name -> tokend.v1.InitRequest.Start
+	5,  // 7: tokend.v1.InitRequest.answer:type_name -> tokend.v1.PromptAnswer
+	33, // 8: tokend.v1.InitResponse.created:type_name -> tokend.v1.InitResponse.Created
+	4,  // 9: tokend.v1.InitResponse.prompt:type_name -> tokend.v1.Prompt
+	34, // 10: tokend.v1.ProtectRequest.start:type_name -> tokend.v1.ProtectRequest.Start
+	5,  // 11: tokend.v1.ProtectRequest.answer:type_name -> tokend.v1.PromptAnswer
+	4,  // 12: tokend.v1.ProtectResponse.prompt:type_name -> tokend.v1.Prompt
+	35, // 13: tokend.v1.ProtectResponse.protected:type_name -> tokend.v1.ProtectResponse.Protected
+	36, // 14: tokend.v1.UnlockRequest.start:type_name -> tokend.v1.UnlockRequest.Start
+	5,  // 15: tokend.v1.UnlockRequest.answer:type_name -> tokend.v1.PromptAnswer
+	4,  // 16: tokend.v1.UnlockResponse.prompt:type_name -> tokend.v1.Prompt
+	37, // 17: tokend.v1.UnlockResponse.unlocked:type_name -> tokend.v1.UnlockResponse.Unlocked
+	38, // 18: tokend.v1.MigrateResponse.copied:type_name -> tokend.v1.MigrateResponse.Copied
+	39, // 19: tokend.v1.MigrateResponse.migrated:type_name -> tokend.v1.MigrateResponse.Migrated
+	1,  // 20: tokend.v1.GetStatusResponse.state:type_name -> tokend.v1.GetStatusResponse.State
+	40, // 21: tokend.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	17, // 22: tokend.v1.GetStatusResponse.settings:type_name -> tokend.v1.Setting
+	18, // 23: tokend.v1.GetStatusResponse.protections:type_name -> tokend.v1.Protection
+	20, // 24: tokend.v1.GetStatusResponse.profile_statuses:type_name -> tokend.v1.ProfileStatus
+	40, // 25: tokend.v1.GetStatusResponse.locked_since:type_name -> google.protobuf.Timestamp
+	40, // 26: tokend.v1.GetStatusResponse.locks_at:type_name -> google.protobuf.Timestamp
+	40, // 27: tokend.v1.ProfileStatus.expires_at:type_name -> google.protobuf.Timestamp
+	40, // 28: tokend.v1.ProfileStatus.renews_at:type_name -> google.protobuf.Timestamp
+	41, // 29: tokend.v1.ProfileStatus.reason:type_name -> tokend.v1.Reason
+	40, // 30: tokend.v1.ProfileStatus.next_try:type_name -> google.protobuf.Timestamp
+	2,  // 31: tokend.v1.WatchEventsResponse.kind:type_name -> tokend.v1.WatchEventsResponse.Kind
+	40, // 32: tokend.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	41, // 33: tokend.v1.WatchEventsResponse.reason:type_name -> tokend.v1.Reason
+	40, // 34: tokend.v1.WatchEventsResponse.expires_at:type_name -> google.protobuf.Timestamp
+	3,  // 35: tokend.v1.InitRequest.Start.protection:type_name -> tokend.v1.IdentityProtection
+	3,  // 36: tokend.v1.ProtectRequest.Start.protection:type_name -> tokend.v1.IdentityProtection
+	42, // 37: tokend.v1.UnlockRequest.Start.lock_after:type_name -> google.protobuf.Duration
+	40, // 38: tokend.v1.UnlockResponse.Unlocked.locks_at:type_name -> google.protobuf.Timestamp
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_tokend_v1_daemon_proto_init() }
@@ -1416,18 +3134,47 @@ func file_tokend_v1_daemon_proto_init() {
 	}
 	file_tokend_v1_reason_proto_init()
 	file_tokend_v1_daemon_proto_msgTypes[0].OneofWrappers = []any{
-		(*InitRequest_Start_)(nil),
+		(*IdentityProtection_None_)(nil),
+		(*IdentityProtection_Passphrase_)(nil),
+		(*IdentityProtection_Ssh_)(nil),
+		(*IdentityProtection_Plugin_)(nil),
+		(*IdentityProtection_Keyring_)(nil),
 	}
-	file_tokend_v1_daemon_proto_msgTypes[1].OneofWrappers = []any{
+	file_tokend_v1_daemon_proto_msgTypes[3].OneofWrappers = []any{
+		(*InitRequest_Start_)(nil),
+		(*InitRequest_Answer)(nil),
+	}
+	file_tokend_v1_daemon_proto_msgTypes[4].OneofWrappers = []any{
 		(*InitResponse_Created_)(nil),
+		(*InitResponse_Prompt)(nil),
+	}
+	file_tokend_v1_daemon_proto_msgTypes[5].OneofWrappers = []any{
+		(*ProtectRequest_Start_)(nil),
+		(*ProtectRequest_Answer)(nil),
+	}
+	file_tokend_v1_daemon_proto_msgTypes[6].OneofWrappers = []any{
+		(*ProtectResponse_Prompt)(nil),
+		(*ProtectResponse_Protected_)(nil),
+	}
+	file_tokend_v1_daemon_proto_msgTypes[7].OneofWrappers = []any{
+		(*UnlockRequest_Start_)(nil),
+		(*UnlockRequest_Answer)(nil),
+	}
+	file_tokend_v1_daemon_proto_msgTypes[8].OneofWrappers = []any{
+		(*UnlockResponse_Prompt)(nil),
+		(*UnlockResponse_Unlocked_)(nil),
+	}
+	file_tokend_v1_daemon_proto_msgTypes[12].OneofWrappers = []any{
+		(*MigrateResponse_Copied_)(nil),
+		(*MigrateResponse_Migrated_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokend_v1_daemon_proto_rawDesc), len(file_tokend_v1_daemon_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   15,
+			NumEnums:      3,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

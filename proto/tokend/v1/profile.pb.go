@@ -922,8 +922,11 @@ func (x *MoveProfileResponse) GetWasTrusted() bool {
 type RevealProfileRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required.
-	Name          string                    `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Form          RevealProfileRequest_Form `protobuf:"varint,2,opt,name=form,proto3,enum=tokend.v1.RevealProfileRequest_Form" json:"form,omitempty"`
+	Name string                    `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Form RevealProfileRequest_Form `protobuf:"varint,2,opt,name=form,proto3,enum=tokend.v1.RevealProfileRequest_Form" json:"form,omitempty"`
+	// Answer only if the text is trusted, else with UNTRUSTED: for what goes into
+	// a shell or a program's environment.
+	TrustedOnly   bool `protobuf:"varint,3,opt,name=trusted_only,json=trustedOnly,proto3" json:"trusted_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -970,6 +973,13 @@ func (x *RevealProfileRequest) GetForm() RevealProfileRequest_Form {
 		return x.Form
 	}
 	return RevealProfileRequest_FORM_UNSPECIFIED
+}
+
+func (x *RevealProfileRequest) GetTrustedOnly() bool {
+	if x != nil {
+		return x.TrustedOnly
+	}
+	return false
 }
 
 // RevealProfileResponse holds a profile's secrets.
@@ -1163,6 +1173,394 @@ func (x *GetRecipientsResponse) GetTrust() *Trust {
 	return nil
 }
 
+// ImportProfileRequest writes a profile from a file of another program.
+type ImportProfileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required: an env file as it is, or an age file, binary or armored, that one
+	// of the daemon's identities opens.
+	Content []byte `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	// The version that it replaces; empty where the name must be free.
+	Replaces string `protobuf:"bytes,3,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	// Write nothing, and answer as if it had been: with an empty version.
+	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportProfileRequest) Reset() {
+	*x = ImportProfileRequest{}
+	mi := &file_tokend_v1_profile_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportProfileRequest) ProtoMessage() {}
+
+func (x *ImportProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_profile_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportProfileRequest.ProtoReflect.Descriptor instead.
+func (*ImportProfileRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_profile_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ImportProfileRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportProfileRequest) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *ImportProfileRequest) GetReplaces() string {
+	if x != nil {
+		return x.Replaces
+	}
+	return ""
+}
+
+func (x *ImportProfileRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// ImportProfileResponse answers a durable write, or none with `dry_run`.
+type ImportProfileResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Trust   *Trust                 `protobuf:"bytes,2,opt,name=trust,proto3" json:"trust,omitempty"`
+	// The content was an age file.
+	Decrypted bool `protobuf:"varint,3,opt,name=decrypted,proto3" json:"decrypted,omitempty"`
+	// The text stood there already, byte for byte: nothing was written.
+	Unchanged     bool `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportProfileResponse) Reset() {
+	*x = ImportProfileResponse{}
+	mi := &file_tokend_v1_profile_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportProfileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportProfileResponse) ProtoMessage() {}
+
+func (x *ImportProfileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_profile_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportProfileResponse.ProtoReflect.Descriptor instead.
+func (*ImportProfileResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_profile_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ImportProfileResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ImportProfileResponse) GetTrust() *Trust {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
+func (x *ImportProfileResponse) GetDecrypted() bool {
+	if x != nil {
+		return x.Decrypted
+	}
+	return false
+}
+
+func (x *ImportProfileResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+// ExportProfileRequest asks for a profile as an age file.
+type ExportProfileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportProfileRequest) Reset() {
+	*x = ExportProfileRequest{}
+	mi := &file_tokend_v1_profile_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportProfileRequest) ProtoMessage() {}
+
+func (x *ExportProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_profile_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportProfileRequest.ProtoReflect.Descriptor instead.
+func (*ExportProfileRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_profile_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExportProfileRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ExportProfileResponse is a profile as an age file: who could not read it before
+// cannot read this.
+type ExportProfileResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sealed        []byte                 `protobuf:"bytes,1,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportProfileResponse) Reset() {
+	*x = ExportProfileResponse{}
+	mi := &file_tokend_v1_profile_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportProfileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportProfileResponse) ProtoMessage() {}
+
+func (x *ExportProfileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_profile_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportProfileResponse.ProtoReflect.Descriptor instead.
+func (*ExportProfileResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_profile_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ExportProfileResponse) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *ExportProfileResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// RekeyProfilesRequest asks to encrypt profiles anew.
+type RekeyProfilesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ListProfilesRequest.
+	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Only say what would be done.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RekeyProfilesRequest) Reset() {
+	*x = RekeyProfilesRequest{}
+	mi := &file_tokend_v1_profile_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RekeyProfilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RekeyProfilesRequest) ProtoMessage() {}
+
+func (x *RekeyProfilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_profile_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RekeyProfilesRequest.ProtoReflect.Descriptor instead.
+func (*RekeyProfilesRequest) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_profile_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RekeyProfilesRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *RekeyProfilesRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// RekeyProfilesResponse is one profile.
+type RekeyProfilesResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Profile string                 `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Whom it is, or would be, encrypted to.
+	Recipients []string `protobuf:"bytes,2,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	// Why it is as it was, or empty. The others are gone on with.
+	Reason  Reason `protobuf:"varint,3,opt,name=reason,proto3,enum=tokend.v1.Reason" json:"reason,omitempty"`
+	Problem string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	// How many are done, this one among them, of how many.
+	Done          int32 `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	Total         int32 `protobuf:"varint,6,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RekeyProfilesResponse) Reset() {
+	*x = RekeyProfilesResponse{}
+	mi := &file_tokend_v1_profile_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RekeyProfilesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RekeyProfilesResponse) ProtoMessage() {}
+
+func (x *RekeyProfilesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokend_v1_profile_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RekeyProfilesResponse.ProtoReflect.Descriptor instead.
+func (*RekeyProfilesResponse) Descriptor() ([]byte, []int) {
+	return file_tokend_v1_profile_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RekeyProfilesResponse) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *RekeyProfilesResponse) GetRecipients() []string {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
+func (x *RekeyProfilesResponse) GetReason() Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Reason_REASON_UNSPECIFIED
+}
+
+func (x *RekeyProfilesResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *RekeyProfilesResponse) GetDone() int32 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *RekeyProfilesResponse) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 // ProfileEntry names one profile.
 type ListProfilesResponse_ProfileEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1174,7 +1572,7 @@ type ListProfilesResponse_ProfileEntry struct {
 
 func (x *ListProfilesResponse_ProfileEntry) Reset() {
 	*x = ListProfilesResponse_ProfileEntry{}
-	mi := &file_tokend_v1_profile_proto_msgTypes[18]
+	mi := &file_tokend_v1_profile_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1584,7 @@ func (x *ListProfilesResponse_ProfileEntry) String() string {
 func (*ListProfilesResponse_ProfileEntry) ProtoMessage() {}
 
 func (x *ListProfilesResponse_ProfileEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tokend_v1_profile_proto_msgTypes[18]
+	mi := &file_tokend_v1_profile_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1618,7 @@ var File_tokend_v1_profile_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_profile_proto_rawDesc = "" +
 	"\n" +
-	"\x17tokend/v1/profile.proto\x12\ttokend.v1\"I\n" +
+	"\x17tokend/v1/profile.proto\x12\ttokend.v1\x1a\x16tokend/v1/reason.proto\"I\n" +
 	"\x05Trust\x12\x18\n" +
 	"\atrusted\x18\x01 \x01(\bR\atrusted\x12\x12\n" +
 	"\x04line\x18\x02 \x01(\tR\x04line\x12\x12\n" +
@@ -1274,10 +1672,11 @@ const file_tokend_v1_profile_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12&\n" +
 	"\x05trust\x18\x02 \x01(\v2\x10.tokend.v1.TrustR\x05trust\x12\x1f\n" +
 	"\vwas_trusted\x18\x03 \x01(\bR\n" +
-	"wasTrusted\"\xa5\x01\n" +
+	"wasTrusted\"\xc8\x01\n" +
 	"\x14RevealProfileRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
-	"\x04form\x18\x02 \x01(\x0e2$.tokend.v1.RevealProfileRequest.FormR\x04form\"?\n" +
+	"\x04form\x18\x02 \x01(\x0e2$.tokend.v1.RevealProfileRequest.FormR\x04form\x12!\n" +
+	"\ftrusted_only\x18\x03 \x01(\bR\vtrustedOnly\"?\n" +
 	"\x04Form\x12\x14\n" +
 	"\x10FORM_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tFORM_TEXT\x10\x01\x12\x12\n" +
@@ -1291,7 +1690,34 @@ const file_tokend_v1_profile_proto_rawDesc = "" +
 	"\x06folder\x18\x01 \x01(\tR\x06folder\"S\n" +
 	"\x15GetRecipientsResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text\x12&\n" +
-	"\x05trust\x18\x02 \x01(\v2\x10.tokend.v1.TrustR\x05trustB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
+	"\x05trust\x18\x02 \x01(\v2\x10.tokend.v1.TrustR\x05trust\"y\n" +
+	"\x14ImportProfileRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\x12\x1a\n" +
+	"\breplaces\x18\x03 \x01(\tR\breplaces\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\x95\x01\n" +
+	"\x15ImportProfileResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12&\n" +
+	"\x05trust\x18\x02 \x01(\v2\x10.tokend.v1.TrustR\x05trust\x12\x1c\n" +
+	"\tdecrypted\x18\x03 \x01(\bR\tdecrypted\x12\x1c\n" +
+	"\tunchanged\x18\x04 \x01(\bR\tunchanged\"*\n" +
+	"\x14ExportProfileRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"I\n" +
+	"\x15ExportProfileResponse\x12\x16\n" +
+	"\x06sealed\x18\x01 \x01(\fR\x06sealed\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"G\n" +
+	"\x14RekeyProfilesRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xc0\x01\n" +
+	"\x15RekeyProfilesResponse\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x02 \x03(\tR\n" +
+	"recipients\x12)\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x11.tokend.v1.ReasonR\x06reason\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x12\n" +
+	"\x04done\x18\x05 \x01(\x05R\x04done\x12\x14\n" +
+	"\x05total\x18\x06 \x01(\x05R\x05totalB!Z\x1ftokend/proto/tokend/v1;tokendv1b\x06proto3"
 
 var (
 	file_tokend_v1_profile_proto_rawDescOnce sync.Once
@@ -1306,7 +1732,7 @@ func file_tokend_v1_profile_proto_rawDescGZIP() []byte {
 }
 
 var file_tokend_v1_profile_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokend_v1_profile_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_tokend_v1_profile_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tokend_v1_profile_proto_goTypes = []any{
 	(RevealProfileRequest_Form)(0),            // 0: tokend.v1.RevealProfileRequest.Form
 	(*Trust)(nil),                             // 1: tokend.v1.Trust
@@ -1327,11 +1753,18 @@ var file_tokend_v1_profile_proto_goTypes = []any{
 	(*RevealProfileResponse)(nil),             // 16: tokend.v1.RevealProfileResponse
 	(*GetRecipientsRequest)(nil),              // 17: tokend.v1.GetRecipientsRequest
 	(*GetRecipientsResponse)(nil),             // 18: tokend.v1.GetRecipientsResponse
-	(*ListProfilesResponse_ProfileEntry)(nil), // 19: tokend.v1.ListProfilesResponse.ProfileEntry
+	(*ImportProfileRequest)(nil),              // 19: tokend.v1.ImportProfileRequest
+	(*ImportProfileResponse)(nil),             // 20: tokend.v1.ImportProfileResponse
+	(*ExportProfileRequest)(nil),              // 21: tokend.v1.ExportProfileRequest
+	(*ExportProfileResponse)(nil),             // 22: tokend.v1.ExportProfileResponse
+	(*RekeyProfilesRequest)(nil),              // 23: tokend.v1.RekeyProfilesRequest
+	(*RekeyProfilesResponse)(nil),             // 24: tokend.v1.RekeyProfilesResponse
+	(*ListProfilesResponse_ProfileEntry)(nil), // 25: tokend.v1.ListProfilesResponse.ProfileEntry
+	(Reason)(0),                               // 26: tokend.v1.Reason
 }
 var file_tokend_v1_profile_proto_depIdxs = []int32{
 	3,  // 0: tokend.v1.Variables.variables:type_name -> tokend.v1.Variable
-	19, // 1: tokend.v1.ListProfilesResponse.profiles:type_name -> tokend.v1.ListProfilesResponse.ProfileEntry
+	25, // 1: tokend.v1.ListProfilesResponse.profiles:type_name -> tokend.v1.ListProfilesResponse.ProfileEntry
 	2,  // 2: tokend.v1.GetProfileResponse.mistakes:type_name -> tokend.v1.Mistake
 	1,  // 3: tokend.v1.GetProfileResponse.trust:type_name -> tokend.v1.Trust
 	4,  // 4: tokend.v1.PutProfileRequest.variables:type_name -> tokend.v1.Variables
@@ -1340,11 +1773,13 @@ var file_tokend_v1_profile_proto_depIdxs = []int32{
 	0,  // 7: tokend.v1.RevealProfileRequest.form:type_name -> tokend.v1.RevealProfileRequest.Form
 	4,  // 8: tokend.v1.RevealProfileResponse.variables:type_name -> tokend.v1.Variables
 	1,  // 9: tokend.v1.GetRecipientsResponse.trust:type_name -> tokend.v1.Trust
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	1,  // 10: tokend.v1.ImportProfileResponse.trust:type_name -> tokend.v1.Trust
+	26, // 11: tokend.v1.RekeyProfilesResponse.reason:type_name -> tokend.v1.Reason
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_tokend_v1_profile_proto_init() }
@@ -1352,6 +1787,7 @@ func file_tokend_v1_profile_proto_init() {
 	if File_tokend_v1_profile_proto != nil {
 		return
 	}
+	file_tokend_v1_reason_proto_init()
 	file_tokend_v1_profile_proto_msgTypes[8].OneofWrappers = []any{
 		(*PutProfileRequest_Text)(nil),
 		(*PutProfileRequest_Variables)(nil),
@@ -1366,7 +1802,7 @@ func file_tokend_v1_profile_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokend_v1_profile_proto_rawDesc), len(file_tokend_v1_profile_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

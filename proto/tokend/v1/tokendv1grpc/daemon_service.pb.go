@@ -25,9 +25,13 @@ var File_tokend_v1_daemon_service_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_daemon_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1etokend/v1/daemon_service.proto\x12\ttokend.v1\x1a\x16tokend/v1/daemon.proto2\xdc\x02\n" +
+	"\x1etokend/v1/daemon_service.proto\x12\ttokend.v1\x1a\x16tokend/v1/daemon.proto2\xe2\x04\n" +
 	"\rDaemonService\x12;\n" +
-	"\x04Init\x12\x16.tokend.v1.InitRequest\x1a\x17.tokend.v1.InitResponse(\x010\x01\x12F\n" +
+	"\x04Init\x12\x16.tokend.v1.InitRequest\x1a\x17.tokend.v1.InitResponse(\x010\x01\x12D\n" +
+	"\aProtect\x12\x19.tokend.v1.ProtectRequest\x1a\x1a.tokend.v1.ProtectResponse(\x010\x01\x127\n" +
+	"\x04Lock\x12\x16.tokend.v1.LockRequest\x1a\x17.tokend.v1.LockResponse\x12A\n" +
+	"\x06Unlock\x12\x18.tokend.v1.UnlockRequest\x1a\x19.tokend.v1.UnlockResponse(\x010\x01\x12B\n" +
+	"\aMigrate\x12\x19.tokend.v1.MigrateRequest\x1a\x1a.tokend.v1.MigrateResponse0\x01\x12F\n" +
 	"\tGetStatus\x12\x1b.tokend.v1.GetStatusRequest\x1a\x1c.tokend.v1.GetStatusResponse\x12=\n" +
 	"\x06Reload\x12\x18.tokend.v1.ReloadRequest\x1a\x19.tokend.v1.ReloadResponse\x127\n" +
 	"\x04Stop\x12\x16.tokend.v1.StopRequest\x1a\x17.tokend.v1.StopResponse\x12N\n" +
@@ -35,32 +39,48 @@ const file_tokend_v1_daemon_service_proto_rawDesc = "" +
 
 var file_tokend_v1_daemon_service_proto_goTypes = []any{
 	(*v1.InitRequest)(nil),         // 0: tokend.v1.InitRequest
-	(*v1.GetStatusRequest)(nil),    // 1: tokend.v1.GetStatusRequest
-	(*v1.ReloadRequest)(nil),       // 2: tokend.v1.ReloadRequest
-	(*v1.StopRequest)(nil),         // 3: tokend.v1.StopRequest
-	(*v1.WatchEventsRequest)(nil),  // 4: tokend.v1.WatchEventsRequest
-	(*v1.InitResponse)(nil),        // 5: tokend.v1.InitResponse
-	(*v1.GetStatusResponse)(nil),   // 6: tokend.v1.GetStatusResponse
-	(*v1.ReloadResponse)(nil),      // 7: tokend.v1.ReloadResponse
-	(*v1.StopResponse)(nil),        // 8: tokend.v1.StopResponse
-	(*v1.WatchEventsResponse)(nil), // 9: tokend.v1.WatchEventsResponse
+	(*v1.ProtectRequest)(nil),      // 1: tokend.v1.ProtectRequest
+	(*v1.LockRequest)(nil),         // 2: tokend.v1.LockRequest
+	(*v1.UnlockRequest)(nil),       // 3: tokend.v1.UnlockRequest
+	(*v1.MigrateRequest)(nil),      // 4: tokend.v1.MigrateRequest
+	(*v1.GetStatusRequest)(nil),    // 5: tokend.v1.GetStatusRequest
+	(*v1.ReloadRequest)(nil),       // 6: tokend.v1.ReloadRequest
+	(*v1.StopRequest)(nil),         // 7: tokend.v1.StopRequest
+	(*v1.WatchEventsRequest)(nil),  // 8: tokend.v1.WatchEventsRequest
+	(*v1.InitResponse)(nil),        // 9: tokend.v1.InitResponse
+	(*v1.ProtectResponse)(nil),     // 10: tokend.v1.ProtectResponse
+	(*v1.LockResponse)(nil),        // 11: tokend.v1.LockResponse
+	(*v1.UnlockResponse)(nil),      // 12: tokend.v1.UnlockResponse
+	(*v1.MigrateResponse)(nil),     // 13: tokend.v1.MigrateResponse
+	(*v1.GetStatusResponse)(nil),   // 14: tokend.v1.GetStatusResponse
+	(*v1.ReloadResponse)(nil),      // 15: tokend.v1.ReloadResponse
+	(*v1.StopResponse)(nil),        // 16: tokend.v1.StopResponse
+	(*v1.WatchEventsResponse)(nil), // 17: tokend.v1.WatchEventsResponse
 }
 var file_tokend_v1_daemon_service_proto_depIdxs = []int32{
-	0, // 0: tokend.v1.DaemonService.Init:input_type -> tokend.v1.InitRequest
-	1, // 1: tokend.v1.DaemonService.GetStatus:input_type -> tokend.v1.GetStatusRequest
-	2, // 2: tokend.v1.DaemonService.Reload:input_type -> tokend.v1.ReloadRequest
-	3, // 3: tokend.v1.DaemonService.Stop:input_type -> tokend.v1.StopRequest
-	4, // 4: tokend.v1.DaemonService.WatchEvents:input_type -> tokend.v1.WatchEventsRequest
-	5, // 5: tokend.v1.DaemonService.Init:output_type -> tokend.v1.InitResponse
-	6, // 6: tokend.v1.DaemonService.GetStatus:output_type -> tokend.v1.GetStatusResponse
-	7, // 7: tokend.v1.DaemonService.Reload:output_type -> tokend.v1.ReloadResponse
-	8, // 8: tokend.v1.DaemonService.Stop:output_type -> tokend.v1.StopResponse
-	9, // 9: tokend.v1.DaemonService.WatchEvents:output_type -> tokend.v1.WatchEventsResponse
-	5, // [5:10] is the sub-list for method output_type
-	0, // [0:5] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0,  // 0: tokend.v1.DaemonService.Init:input_type -> tokend.v1.InitRequest
+	1,  // 1: tokend.v1.DaemonService.Protect:input_type -> tokend.v1.ProtectRequest
+	2,  // 2: tokend.v1.DaemonService.Lock:input_type -> tokend.v1.LockRequest
+	3,  // 3: tokend.v1.DaemonService.Unlock:input_type -> tokend.v1.UnlockRequest
+	4,  // 4: tokend.v1.DaemonService.Migrate:input_type -> tokend.v1.MigrateRequest
+	5,  // 5: tokend.v1.DaemonService.GetStatus:input_type -> tokend.v1.GetStatusRequest
+	6,  // 6: tokend.v1.DaemonService.Reload:input_type -> tokend.v1.ReloadRequest
+	7,  // 7: tokend.v1.DaemonService.Stop:input_type -> tokend.v1.StopRequest
+	8,  // 8: tokend.v1.DaemonService.WatchEvents:input_type -> tokend.v1.WatchEventsRequest
+	9,  // 9: tokend.v1.DaemonService.Init:output_type -> tokend.v1.InitResponse
+	10, // 10: tokend.v1.DaemonService.Protect:output_type -> tokend.v1.ProtectResponse
+	11, // 11: tokend.v1.DaemonService.Lock:output_type -> tokend.v1.LockResponse
+	12, // 12: tokend.v1.DaemonService.Unlock:output_type -> tokend.v1.UnlockResponse
+	13, // 13: tokend.v1.DaemonService.Migrate:output_type -> tokend.v1.MigrateResponse
+	14, // 14: tokend.v1.DaemonService.GetStatus:output_type -> tokend.v1.GetStatusResponse
+	15, // 15: tokend.v1.DaemonService.Reload:output_type -> tokend.v1.ReloadResponse
+	16, // 16: tokend.v1.DaemonService.Stop:output_type -> tokend.v1.StopResponse
+	17, // 17: tokend.v1.DaemonService.WatchEvents:output_type -> tokend.v1.WatchEventsResponse
+	9,  // [9:18] is the sub-list for method output_type
+	0,  // [0:9] is the sub-list for method input_type
+	0,  // [0:0] is the sub-list for extension type_name
+	0,  // [0:0] is the sub-list for extension extendee
+	0,  // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_tokend_v1_daemon_service_proto_init() }

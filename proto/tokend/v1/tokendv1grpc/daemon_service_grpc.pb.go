@@ -21,6 +21,10 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	DaemonService_Init_FullMethodName        = "/tokend.v1.DaemonService/Init"
+	DaemonService_Protect_FullMethodName     = "/tokend.v1.DaemonService/Protect"
+	DaemonService_Lock_FullMethodName        = "/tokend.v1.DaemonService/Lock"
+	DaemonService_Unlock_FullMethodName      = "/tokend.v1.DaemonService/Unlock"
+	DaemonService_Migrate_FullMethodName     = "/tokend.v1.DaemonService/Migrate"
 	DaemonService_GetStatus_FullMethodName   = "/tokend.v1.DaemonService/GetStatus"
 	DaemonService_Reload_FullMethodName      = "/tokend.v1.DaemonService/Reload"
 	DaemonService_Stop_FullMethodName        = "/tokend.v1.DaemonService/Stop"
@@ -36,8 +40,29 @@ type DaemonServiceClient interface {
 	// Init makes this user's identity. It is a two-way stream, events down and a
 	// person's answers up, because some kinds of identity need to ask. Reasons:
 	// ALREADY_EXISTS (an identity is there and stays as it is),
-	// STORE_UNAVAILABLE, SETTINGS_INVALID, REQUEST_INVALID.
+	// STORE_UNAVAILABLE, SETTINGS_INVALID (a plugin that TOKEND_PLUGINS does not
+	// name), REQUEST_INVALID, DENIED.
 	Init(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.InitRequest, v1.InitResponse], error)
+	// Protect wraps the identity anew; the identity itself, and so every file that
+	// is encrypted to it, stays as it is. The old file is deleted once the new one
+	// is durable and was opened. Reasons: as with Init, and LOCKED, NOT_INITIALIZED.
+	Protect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.ProtectRequest, v1.ProtectResponse], error)
+	// Lock drops identity, texts and tokens at once. What has begun to be spent is
+	// still saved, and given to nobody. Reasons: NOT_INITIALIZED,
+	// STORE_UNAVAILABLE.
+	Lock(ctx context.Context, in *v1.LockRequest, opts ...grpc.CallOption) (*v1.LockResponse, error)
+	// Unlock opens the identity with a person's help. One at a time is tried;
+	// others wait. Reasons: DENIED (what was answered is wrong, after three tries),
+	// THROTTLED (too many wait), SETTINGS_INVALID (a plugin that TOKEND_PLUGINS does
+	// not name), NOT_INITIALIZED, STORE_UNAVAILABLE (the keyring, too).
+	Unlock(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.UnlockRequest, v1.UnlockResponse], error)
+	// Migrate copies every profile to the other kind of store, compares, and only
+	// when all are there deletes them from the one in use. Ended in the middle, it
+	// can be asked for again. Trust and sessions stay as they are. Reasons: LOCKED,
+	// NOT_INITIALIZED, STORE_UNAVAILABLE, ALREADY_EXISTS (a different text stands
+	// there under that name), UNTRUSTED (a recipients file in the other store),
+	// VERSION_CHANGED, REQUEST_INVALID.
+	Migrate(ctx context.Context, in *v1.MigrateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.MigrateResponse], error)
 	// GetStatus always answers.
 	GetStatus(ctx context.Context, in *v1.GetStatusRequest, opts ...grpc.CallOption) (*v1.GetStatusResponse, error)
 	// Reload reads the configuration file and the identity again. Profiles and
@@ -76,6 +101,61 @@ func (c *daemonServiceClient) Init(ctx context.Context, opts ...grpc.CallOption)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type DaemonService_InitClient = grpc.BidiStreamingClient[v1.InitRequest, v1.InitResponse]
 
+func (c *daemonServiceClient) Protect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.ProtectRequest, v1.ProtectResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DaemonService_ServiceDesc.Streams[1], DaemonService_Protect_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.ProtectRequest, v1.ProtectResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DaemonService_ProtectClient = grpc.BidiStreamingClient[v1.ProtectRequest, v1.ProtectResponse]
+
+func (c *daemonServiceClient) Lock(ctx context.Context, in *v1.LockRequest, opts ...grpc.CallOption) (*v1.LockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.LockResponse)
+	err := c.cc.Invoke(ctx, DaemonService_Lock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *daemonServiceClient) Unlock(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.UnlockRequest, v1.UnlockResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DaemonService_ServiceDesc.Streams[2], DaemonService_Unlock_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.UnlockRequest, v1.UnlockResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DaemonService_UnlockClient = grpc.BidiStreamingClient[v1.UnlockRequest, v1.UnlockResponse]
+
+func (c *daemonServiceClient) Migrate(ctx context.Context, in *v1.MigrateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.MigrateResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DaemonService_ServiceDesc.Streams[3], DaemonService_Migrate_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.MigrateRequest, v1.MigrateResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DaemonService_MigrateClient = grpc.ServerStreamingClient[v1.MigrateResponse]
+
 func (c *daemonServiceClient) GetStatus(ctx context.Context, in *v1.GetStatusRequest, opts ...grpc.CallOption) (*v1.GetStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(v1.GetStatusResponse)
@@ -108,7 +188,7 @@ func (c *daemonServiceClient) Stop(ctx context.Context, in *v1.StopRequest, opts
 
 func (c *daemonServiceClient) WatchEvents(ctx context.Context, in *v1.WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.WatchEventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &DaemonService_ServiceDesc.Streams[1], DaemonService_WatchEvents_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &DaemonService_ServiceDesc.Streams[4], DaemonService_WatchEvents_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +214,29 @@ type DaemonServiceServer interface {
 	// Init makes this user's identity. It is a two-way stream, events down and a
 	// person's answers up, because some kinds of identity need to ask. Reasons:
 	// ALREADY_EXISTS (an identity is there and stays as it is),
-	// STORE_UNAVAILABLE, SETTINGS_INVALID, REQUEST_INVALID.
+	// STORE_UNAVAILABLE, SETTINGS_INVALID (a plugin that TOKEND_PLUGINS does not
+	// name), REQUEST_INVALID, DENIED.
 	Init(grpc.BidiStreamingServer[v1.InitRequest, v1.InitResponse]) error
+	// Protect wraps the identity anew; the identity itself, and so every file that
+	// is encrypted to it, stays as it is. The old file is deleted once the new one
+	// is durable and was opened. Reasons: as with Init, and LOCKED, NOT_INITIALIZED.
+	Protect(grpc.BidiStreamingServer[v1.ProtectRequest, v1.ProtectResponse]) error
+	// Lock drops identity, texts and tokens at once. What has begun to be spent is
+	// still saved, and given to nobody. Reasons: NOT_INITIALIZED,
+	// STORE_UNAVAILABLE.
+	Lock(context.Context, *v1.LockRequest) (*v1.LockResponse, error)
+	// Unlock opens the identity with a person's help. One at a time is tried;
+	// others wait. Reasons: DENIED (what was answered is wrong, after three tries),
+	// THROTTLED (too many wait), SETTINGS_INVALID (a plugin that TOKEND_PLUGINS does
+	// not name), NOT_INITIALIZED, STORE_UNAVAILABLE (the keyring, too).
+	Unlock(grpc.BidiStreamingServer[v1.UnlockRequest, v1.UnlockResponse]) error
+	// Migrate copies every profile to the other kind of store, compares, and only
+	// when all are there deletes them from the one in use. Ended in the middle, it
+	// can be asked for again. Trust and sessions stay as they are. Reasons: LOCKED,
+	// NOT_INITIALIZED, STORE_UNAVAILABLE, ALREADY_EXISTS (a different text stands
+	// there under that name), UNTRUSTED (a recipients file in the other store),
+	// VERSION_CHANGED, REQUEST_INVALID.
+	Migrate(*v1.MigrateRequest, grpc.ServerStreamingServer[v1.MigrateResponse]) error
 	// GetStatus always answers.
 	GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error)
 	// Reload reads the configuration file and the identity again. Profiles and
@@ -163,6 +264,18 @@ type UnimplementedDaemonServiceServer struct{}
 
 func (UnimplementedDaemonServiceServer) Init(grpc.BidiStreamingServer[v1.InitRequest, v1.InitResponse]) error {
 	return status.Error(codes.Unimplemented, "method Init not implemented")
+}
+func (UnimplementedDaemonServiceServer) Protect(grpc.BidiStreamingServer[v1.ProtectRequest, v1.ProtectResponse]) error {
+	return status.Error(codes.Unimplemented, "method Protect not implemented")
+}
+func (UnimplementedDaemonServiceServer) Lock(context.Context, *v1.LockRequest) (*v1.LockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Lock not implemented")
+}
+func (UnimplementedDaemonServiceServer) Unlock(grpc.BidiStreamingServer[v1.UnlockRequest, v1.UnlockResponse]) error {
+	return status.Error(codes.Unimplemented, "method Unlock not implemented")
+}
+func (UnimplementedDaemonServiceServer) Migrate(*v1.MigrateRequest, grpc.ServerStreamingServer[v1.MigrateResponse]) error {
+	return status.Error(codes.Unimplemented, "method Migrate not implemented")
 }
 func (UnimplementedDaemonServiceServer) GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
@@ -203,6 +316,49 @@ func _DaemonService_Init_Handler(srv interface{}, stream grpc.ServerStream) erro
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type DaemonService_InitServer = grpc.BidiStreamingServer[v1.InitRequest, v1.InitResponse]
+
+func _DaemonService_Protect_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(DaemonServiceServer).Protect(&grpc.GenericServerStream[v1.ProtectRequest, v1.ProtectResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DaemonService_ProtectServer = grpc.BidiStreamingServer[v1.ProtectRequest, v1.ProtectResponse]
+
+func _DaemonService_Lock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.LockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DaemonServiceServer).Lock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DaemonService_Lock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DaemonServiceServer).Lock(ctx, req.(*v1.LockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DaemonService_Unlock_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(DaemonServiceServer).Unlock(&grpc.GenericServerStream[v1.UnlockRequest, v1.UnlockResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DaemonService_UnlockServer = grpc.BidiStreamingServer[v1.UnlockRequest, v1.UnlockResponse]
+
+func _DaemonService_Migrate_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(v1.MigrateRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DaemonServiceServer).Migrate(m, &grpc.GenericServerStream[v1.MigrateRequest, v1.MigrateResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DaemonService_MigrateServer = grpc.ServerStreamingServer[v1.MigrateResponse]
 
 func _DaemonService_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(v1.GetStatusRequest)
@@ -277,6 +433,10 @@ var DaemonService_ServiceDesc = grpc.ServiceDesc{
 	HandlerType: (*DaemonServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
+			MethodName: "Lock",
+			Handler:    _DaemonService_Lock_Handler,
+		},
+		{
 			MethodName: "GetStatus",
 			Handler:    _DaemonService_GetStatus_Handler,
 		},
@@ -295,6 +455,23 @@ var DaemonService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _DaemonService_Init_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Protect",
+			Handler:       _DaemonService_Protect_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Unlock",
+			Handler:       _DaemonService_Unlock_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Migrate",
+			Handler:       _DaemonService_Migrate_Handler,
+			ServerStreams: true,
 		},
 		{
 			StreamName:    "WatchEvents",

@@ -25,7 +25,7 @@ var File_tokend_v1_profile_service_proto protoreflect.FileDescriptor
 
 const file_tokend_v1_profile_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ftokend/v1/profile_service.proto\x12\ttokend.v1\x1a\x15tokend/v1/login.proto\x1a\x17tokend/v1/profile.proto2\x89\x06\n" +
+	"\x1ftokend/v1/profile_service.proto\x12\ttokend.v1\x1a\x15tokend/v1/login.proto\x1a\x17tokend/v1/profile.proto2\x87\b\n" +
 	"\x0eProfileService\x12O\n" +
 	"\fListProfiles\x12\x1e.tokend.v1.ListProfilesRequest\x1a\x1f.tokend.v1.ListProfilesResponse\x12I\n" +
 	"\n" +
@@ -35,6 +35,9 @@ const file_tokend_v1_profile_service_proto_rawDesc = "" +
 	"\rDeleteProfile\x12\x1f.tokend.v1.DeleteProfileRequest\x1a .tokend.v1.DeleteProfileResponse\x12L\n" +
 	"\vMoveProfile\x12\x1d.tokend.v1.MoveProfileRequest\x1a\x1e.tokend.v1.MoveProfileResponse\x12R\n" +
 	"\rRevealProfile\x12\x1f.tokend.v1.RevealProfileRequest\x1a .tokend.v1.RevealProfileResponse\x12R\n" +
+	"\rImportProfile\x12\x1f.tokend.v1.ImportProfileRequest\x1a .tokend.v1.ImportProfileResponse\x12R\n" +
+	"\rExportProfile\x12\x1f.tokend.v1.ExportProfileRequest\x1a .tokend.v1.ExportProfileResponse\x12T\n" +
+	"\rRekeyProfiles\x12\x1f.tokend.v1.RekeyProfilesRequest\x1a .tokend.v1.RekeyProfilesResponse0\x01\x12R\n" +
 	"\rGetRecipients\x12\x1f.tokend.v1.GetRecipientsRequest\x1a .tokend.v1.GetRecipientsResponse\x12>\n" +
 	"\x05Login\x12\x17.tokend.v1.LoginRequest\x1a\x18.tokend.v1.LoginResponse(\x010\x01\x12G\n" +
 	"\bRegister\x12\x1a.tokend.v1.RegisterRequest\x1a\x1b.tokend.v1.RegisterResponse(\x010\x01\x12=\n" +
@@ -47,20 +50,26 @@ var file_tokend_v1_profile_service_proto_goTypes = []any{
 	(*v1.DeleteProfileRequest)(nil),  // 3: tokend.v1.DeleteProfileRequest
 	(*v1.MoveProfileRequest)(nil),    // 4: tokend.v1.MoveProfileRequest
 	(*v1.RevealProfileRequest)(nil),  // 5: tokend.v1.RevealProfileRequest
-	(*v1.GetRecipientsRequest)(nil),  // 6: tokend.v1.GetRecipientsRequest
-	(*v1.LoginRequest)(nil),          // 7: tokend.v1.LoginRequest
-	(*v1.RegisterRequest)(nil),       // 8: tokend.v1.RegisterRequest
-	(*v1.LogoutRequest)(nil),         // 9: tokend.v1.LogoutRequest
-	(*v1.ListProfilesResponse)(nil),  // 10: tokend.v1.ListProfilesResponse
-	(*v1.GetProfileResponse)(nil),    // 11: tokend.v1.GetProfileResponse
-	(*v1.PutProfileResponse)(nil),    // 12: tokend.v1.PutProfileResponse
-	(*v1.DeleteProfileResponse)(nil), // 13: tokend.v1.DeleteProfileResponse
-	(*v1.MoveProfileResponse)(nil),   // 14: tokend.v1.MoveProfileResponse
-	(*v1.RevealProfileResponse)(nil), // 15: tokend.v1.RevealProfileResponse
-	(*v1.GetRecipientsResponse)(nil), // 16: tokend.v1.GetRecipientsResponse
-	(*v1.LoginResponse)(nil),         // 17: tokend.v1.LoginResponse
-	(*v1.RegisterResponse)(nil),      // 18: tokend.v1.RegisterResponse
-	(*v1.LogoutResponse)(nil),        // 19: tokend.v1.LogoutResponse
+	(*v1.ImportProfileRequest)(nil),  // 6: tokend.v1.ImportProfileRequest
+	(*v1.ExportProfileRequest)(nil),  // 7: tokend.v1.ExportProfileRequest
+	(*v1.RekeyProfilesRequest)(nil),  // 8: tokend.v1.RekeyProfilesRequest
+	(*v1.GetRecipientsRequest)(nil),  // 9: tokend.v1.GetRecipientsRequest
+	(*v1.LoginRequest)(nil),          // 10: tokend.v1.LoginRequest
+	(*v1.RegisterRequest)(nil),       // 11: tokend.v1.RegisterRequest
+	(*v1.LogoutRequest)(nil),         // 12: tokend.v1.LogoutRequest
+	(*v1.ListProfilesResponse)(nil),  // 13: tokend.v1.ListProfilesResponse
+	(*v1.GetProfileResponse)(nil),    // 14: tokend.v1.GetProfileResponse
+	(*v1.PutProfileResponse)(nil),    // 15: tokend.v1.PutProfileResponse
+	(*v1.DeleteProfileResponse)(nil), // 16: tokend.v1.DeleteProfileResponse
+	(*v1.MoveProfileResponse)(nil),   // 17: tokend.v1.MoveProfileResponse
+	(*v1.RevealProfileResponse)(nil), // 18: tokend.v1.RevealProfileResponse
+	(*v1.ImportProfileResponse)(nil), // 19: tokend.v1.ImportProfileResponse
+	(*v1.ExportProfileResponse)(nil), // 20: tokend.v1.ExportProfileResponse
+	(*v1.RekeyProfilesResponse)(nil), // 21: tokend.v1.RekeyProfilesResponse
+	(*v1.GetRecipientsResponse)(nil), // 22: tokend.v1.GetRecipientsResponse
+	(*v1.LoginResponse)(nil),         // 23: tokend.v1.LoginResponse
+	(*v1.RegisterResponse)(nil),      // 24: tokend.v1.RegisterResponse
+	(*v1.LogoutResponse)(nil),        // 25: tokend.v1.LogoutResponse
 }
 var file_tokend_v1_profile_service_proto_depIdxs = []int32{
 	0,  // 0: tokend.v1.ProfileService.ListProfiles:input_type -> tokend.v1.ListProfilesRequest
@@ -69,22 +78,28 @@ var file_tokend_v1_profile_service_proto_depIdxs = []int32{
 	3,  // 3: tokend.v1.ProfileService.DeleteProfile:input_type -> tokend.v1.DeleteProfileRequest
 	4,  // 4: tokend.v1.ProfileService.MoveProfile:input_type -> tokend.v1.MoveProfileRequest
 	5,  // 5: tokend.v1.ProfileService.RevealProfile:input_type -> tokend.v1.RevealProfileRequest
-	6,  // 6: tokend.v1.ProfileService.GetRecipients:input_type -> tokend.v1.GetRecipientsRequest
-	7,  // 7: tokend.v1.ProfileService.Login:input_type -> tokend.v1.LoginRequest
-	8,  // 8: tokend.v1.ProfileService.Register:input_type -> tokend.v1.RegisterRequest
-	9,  // 9: tokend.v1.ProfileService.Logout:input_type -> tokend.v1.LogoutRequest
-	10, // 10: tokend.v1.ProfileService.ListProfiles:output_type -> tokend.v1.ListProfilesResponse
-	11, // 11: tokend.v1.ProfileService.GetProfile:output_type -> tokend.v1.GetProfileResponse
-	12, // 12: tokend.v1.ProfileService.PutProfile:output_type -> tokend.v1.PutProfileResponse
-	13, // 13: tokend.v1.ProfileService.DeleteProfile:output_type -> tokend.v1.DeleteProfileResponse
-	14, // 14: tokend.v1.ProfileService.MoveProfile:output_type -> tokend.v1.MoveProfileResponse
-	15, // 15: tokend.v1.ProfileService.RevealProfile:output_type -> tokend.v1.RevealProfileResponse
-	16, // 16: tokend.v1.ProfileService.GetRecipients:output_type -> tokend.v1.GetRecipientsResponse
-	17, // 17: tokend.v1.ProfileService.Login:output_type -> tokend.v1.LoginResponse
-	18, // 18: tokend.v1.ProfileService.Register:output_type -> tokend.v1.RegisterResponse
-	19, // 19: tokend.v1.ProfileService.Logout:output_type -> tokend.v1.LogoutResponse
-	10, // [10:20] is the sub-list for method output_type
-	0,  // [0:10] is the sub-list for method input_type
+	6,  // 6: tokend.v1.ProfileService.ImportProfile:input_type -> tokend.v1.ImportProfileRequest
+	7,  // 7: tokend.v1.ProfileService.ExportProfile:input_type -> tokend.v1.ExportProfileRequest
+	8,  // 8: tokend.v1.ProfileService.RekeyProfiles:input_type -> tokend.v1.RekeyProfilesRequest
+	9,  // 9: tokend.v1.ProfileService.GetRecipients:input_type -> tokend.v1.GetRecipientsRequest
+	10, // 10: tokend.v1.ProfileService.Login:input_type -> tokend.v1.LoginRequest
+	11, // 11: tokend.v1.ProfileService.Register:input_type -> tokend.v1.RegisterRequest
+	12, // 12: tokend.v1.ProfileService.Logout:input_type -> tokend.v1.LogoutRequest
+	13, // 13: tokend.v1.ProfileService.ListProfiles:output_type -> tokend.v1.ListProfilesResponse
+	14, // 14: tokend.v1.ProfileService.GetProfile:output_type -> tokend.v1.GetProfileResponse
+	15, // 15: tokend.v1.ProfileService.PutProfile:output_type -> tokend.v1.PutProfileResponse
+	16, // 16: tokend.v1.ProfileService.DeleteProfile:output_type -> tokend.v1.DeleteProfileResponse
+	17, // 17: tokend.v1.ProfileService.MoveProfile:output_type -> tokend.v1.MoveProfileResponse
+	18, // 18: tokend.v1.ProfileService.RevealProfile:output_type -> tokend.v1.RevealProfileResponse
+	19, // 19: tokend.v1.ProfileService.ImportProfile:output_type -> tokend.v1.ImportProfileResponse
+	20, // 20: tokend.v1.ProfileService.ExportProfile:output_type -> tokend.v1.ExportProfileResponse
+	21, // 21: tokend.v1.ProfileService.RekeyProfiles:output_type -> tokend.v1.RekeyProfilesResponse
+	22, // 22: tokend.v1.ProfileService.GetRecipients:output_type -> tokend.v1.GetRecipientsResponse
+	23, // 23: tokend.v1.ProfileService.Login:output_type -> tokend.v1.LoginResponse
+	24, // 24: tokend.v1.ProfileService.Register:output_type -> tokend.v1.RegisterResponse
+	25, // 25: tokend.v1.ProfileService.Logout:output_type -> tokend.v1.LogoutResponse
+	13, // [13:26] is the sub-list for method output_type
+	0,  // [0:13] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

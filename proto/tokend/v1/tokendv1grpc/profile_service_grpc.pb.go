@@ -26,6 +26,9 @@ const (
 	ProfileService_DeleteProfile_FullMethodName = "/tokend.v1.ProfileService/DeleteProfile"
 	ProfileService_MoveProfile_FullMethodName   = "/tokend.v1.ProfileService/MoveProfile"
 	ProfileService_RevealProfile_FullMethodName = "/tokend.v1.ProfileService/RevealProfile"
+	ProfileService_ImportProfile_FullMethodName = "/tokend.v1.ProfileService/ImportProfile"
+	ProfileService_ExportProfile_FullMethodName = "/tokend.v1.ProfileService/ExportProfile"
+	ProfileService_RekeyProfiles_FullMethodName = "/tokend.v1.ProfileService/RekeyProfiles"
 	ProfileService_GetRecipients_FullMethodName = "/tokend.v1.ProfileService/GetRecipients"
 	ProfileService_Login_FullMethodName         = "/tokend.v1.ProfileService/Login"
 	ProfileService_Register_FullMethodName      = "/tokend.v1.ProfileService/Register"
@@ -64,8 +67,20 @@ type ProfileServiceClient interface {
 	MoveProfile(ctx context.Context, in *v1.MoveProfileRequest, opts ...grpc.CallOption) (*v1.MoveProfileResponse, error)
 	// RevealProfile answers with a plain text: the only call that does. It is
 	// logged. Reasons: PROFILE_NOT_FOUND, PROFILE_INVALID (FORM_VARIABLES of a
-	// text that is no env file).
+	// text that is no env file), UNTRUSTED (`trusted_only`).
 	RevealProfile(ctx context.Context, in *v1.RevealProfileRequest, opts ...grpc.CallOption) (*v1.RevealProfileResponse, error)
+	// ImportProfile writes a text that another program has kept, as PutProfile
+	// does. Reasons: those of PutProfile, and PROFILE_INVALID also where the content
+	// is an age file that none of the daemon's identities opens.
+	ImportProfile(ctx context.Context, in *v1.ImportProfileRequest, opts ...grpc.CallOption) (*v1.ImportProfileResponse, error)
+	// ExportProfile answers with a text as an age file: the one that it is stored in,
+	// or one encrypted to the identity alone where it lies in the keyring. Reasons:
+	// PROFILE_NOT_FOUND.
+	ExportProfile(ctx context.Context, in *v1.ExportProfileRequest, opts ...grpc.CallOption) (*v1.ExportProfileResponse, error)
+	// RekeyProfiles encrypts the profiles below a prefix anew, each to whom new
+	// texts there are encrypted, one after the other: each is old or new at any
+	// time, and ending the call ends it between two. Reasons: LOCKED, NOT_INITIALIZED; what concerns one profile stands in its answer.
+	RekeyProfiles(ctx context.Context, in *v1.RekeyProfilesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.RekeyProfilesResponse], error)
 	// GetRecipients answers with the .age-recipients file of exactly that folder
 	// and with what would trust it. Reasons: PROFILE_NOT_FOUND (the folder has
 	// none).
@@ -162,6 +177,45 @@ func (c *profileServiceClient) RevealProfile(ctx context.Context, in *v1.RevealP
 	return out, nil
 }
 
+func (c *profileServiceClient) ImportProfile(ctx context.Context, in *v1.ImportProfileRequest, opts ...grpc.CallOption) (*v1.ImportProfileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.ImportProfileResponse)
+	err := c.cc.Invoke(ctx, ProfileService_ImportProfile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *profileServiceClient) ExportProfile(ctx context.Context, in *v1.ExportProfileRequest, opts ...grpc.CallOption) (*v1.ExportProfileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.ExportProfileResponse)
+	err := c.cc.Invoke(ctx, ProfileService_ExportProfile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *profileServiceClient) RekeyProfiles(ctx context.Context, in *v1.RekeyProfilesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.RekeyProfilesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ProfileService_ServiceDesc.Streams[0], ProfileService_RekeyProfiles_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[v1.RekeyProfilesRequest, v1.RekeyProfilesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProfileService_RekeyProfilesClient = grpc.ServerStreamingClient[v1.RekeyProfilesResponse]
+
 func (c *profileServiceClient) GetRecipients(ctx context.Context, in *v1.GetRecipientsRequest, opts ...grpc.CallOption) (*v1.GetRecipientsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(v1.GetRecipientsResponse)
@@ -174,7 +228,7 @@ func (c *profileServiceClient) GetRecipients(ctx context.Context, in *v1.GetReci
 
 func (c *profileServiceClient) Login(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.LoginRequest, v1.LoginResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &ProfileService_ServiceDesc.Streams[0], ProfileService_Login_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &ProfileService_ServiceDesc.Streams[1], ProfileService_Login_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +241,7 @@ type ProfileService_LoginClient = grpc.BidiStreamingClient[v1.LoginRequest, v1.L
 
 func (c *profileServiceClient) Register(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[v1.RegisterRequest, v1.RegisterResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &ProfileService_ServiceDesc.Streams[1], ProfileService_Register_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &ProfileService_ServiceDesc.Streams[2], ProfileService_Register_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -240,8 +294,20 @@ type ProfileServiceServer interface {
 	MoveProfile(context.Context, *v1.MoveProfileRequest) (*v1.MoveProfileResponse, error)
 	// RevealProfile answers with a plain text: the only call that does. It is
 	// logged. Reasons: PROFILE_NOT_FOUND, PROFILE_INVALID (FORM_VARIABLES of a
-	// text that is no env file).
+	// text that is no env file), UNTRUSTED (`trusted_only`).
 	RevealProfile(context.Context, *v1.RevealProfileRequest) (*v1.RevealProfileResponse, error)
+	// ImportProfile writes a text that another program has kept, as PutProfile
+	// does. Reasons: those of PutProfile, and PROFILE_INVALID also where the content
+	// is an age file that none of the daemon's identities opens.
+	ImportProfile(context.Context, *v1.ImportProfileRequest) (*v1.ImportProfileResponse, error)
+	// ExportProfile answers with a text as an age file: the one that it is stored in,
+	// or one encrypted to the identity alone where it lies in the keyring. Reasons:
+	// PROFILE_NOT_FOUND.
+	ExportProfile(context.Context, *v1.ExportProfileRequest) (*v1.ExportProfileResponse, error)
+	// RekeyProfiles encrypts the profiles below a prefix anew, each to whom new
+	// texts there are encrypted, one after the other: each is old or new at any
+	// time, and ending the call ends it between two. Reasons: LOCKED, NOT_INITIALIZED; what concerns one profile stands in its answer.
+	RekeyProfiles(*v1.RekeyProfilesRequest, grpc.ServerStreamingServer[v1.RekeyProfilesResponse]) error
 	// GetRecipients answers with the .age-recipients file of exactly that folder
 	// and with what would trust it. Reasons: PROFILE_NOT_FOUND (the folder has
 	// none).
@@ -295,6 +361,15 @@ func (UnimplementedProfileServiceServer) MoveProfile(context.Context, *v1.MovePr
 }
 func (UnimplementedProfileServiceServer) RevealProfile(context.Context, *v1.RevealProfileRequest) (*v1.RevealProfileResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevealProfile not implemented")
+}
+func (UnimplementedProfileServiceServer) ImportProfile(context.Context, *v1.ImportProfileRequest) (*v1.ImportProfileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportProfile not implemented")
+}
+func (UnimplementedProfileServiceServer) ExportProfile(context.Context, *v1.ExportProfileRequest) (*v1.ExportProfileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExportProfile not implemented")
+}
+func (UnimplementedProfileServiceServer) RekeyProfiles(*v1.RekeyProfilesRequest, grpc.ServerStreamingServer[v1.RekeyProfilesResponse]) error {
+	return status.Error(codes.Unimplemented, "method RekeyProfiles not implemented")
 }
 func (UnimplementedProfileServiceServer) GetRecipients(context.Context, *v1.GetRecipientsRequest) (*v1.GetRecipientsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetRecipients not implemented")
@@ -437,6 +512,53 @@ func _ProfileService_RevealProfile_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProfileService_ImportProfile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.ImportProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProfileServiceServer).ImportProfile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProfileService_ImportProfile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProfileServiceServer).ImportProfile(ctx, req.(*v1.ImportProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ProfileService_ExportProfile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.ExportProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProfileServiceServer).ExportProfile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProfileService_ExportProfile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProfileServiceServer).ExportProfile(ctx, req.(*v1.ExportProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ProfileService_RekeyProfiles_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(v1.RekeyProfilesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ProfileServiceServer).RekeyProfiles(m, &grpc.GenericServerStream[v1.RekeyProfilesRequest, v1.RekeyProfilesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProfileService_RekeyProfilesServer = grpc.ServerStreamingServer[v1.RekeyProfilesResponse]
+
 func _ProfileService_GetRecipients_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(v1.GetRecipientsRequest)
 	if err := dec(in); err != nil {
@@ -519,6 +641,14 @@ var ProfileService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ProfileService_RevealProfile_Handler,
 		},
 		{
+			MethodName: "ImportProfile",
+			Handler:    _ProfileService_ImportProfile_Handler,
+		},
+		{
+			MethodName: "ExportProfile",
+			Handler:    _ProfileService_ExportProfile_Handler,
+		},
+		{
 			MethodName: "GetRecipients",
 			Handler:    _ProfileService_GetRecipients_Handler,
 		},
@@ -528,6 +658,11 @@ var ProfileService_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "RekeyProfiles",
+			Handler:       _ProfileService_RekeyProfiles_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Login",
 			Handler:       _ProfileService_Login_Handler,

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"tokend/internal/envfile"
 )
@@ -23,17 +24,30 @@ import (
 const (
 	Socket    = "TOKEND_SOCKET"     // path of the daemon's socket
 	Dir       = "TOKEND_DIR"        // folder of the store
-	Store     = "TOKEND_STORE"      // backend of the profiles: "age"
+	Store     = "TOKEND_STORE"      // backend of the profiles: "age" or "keyring"
 	Trust     = "TOKEND_TRUST"      // "file": texts must be trusted one by one; "all": none needs to be
 	RateLimit = "TOKEND_RATE_LIMIT" // requests a second to one origin
-	Profile   = "TOKEND_PROFILE"    // tokenctl: stands in for PROFILE
+
+	AutoLock   = "TOKEND_AUTO_LOCK"  // idle time after which the daemon locks, or "off"
+	LockOn     = "TOKEND_LOCK_ON"    // what locks it: "suspend" and "screen", space-separated, "off", or "auto"
+	Plugins    = "TOKEND_PLUGINS"    // age plugins that may be run, space-separated
+	Identities = "TOKEND_IDENTITIES" // files of further identities, for reading only; as in PATH
+
+	Profile = "TOKEND_PROFILE" // tokenctl: stands in for PROFILE
+	SSHKey  = "TOKEND_SSH_KEY" // tokenctl: private key that opens the identity
+	Askpass = "TOKEND_ASKPASS" // tokenctl: program that asks where there is no terminal
+	Floor   = "TOKEND_FLOOR"   // tokenctl doctor: protections that must be active
 )
 
 // names is in the order in which they are shown.
-var names = []string{Dir, Socket, Store, Trust, RateLimit, Profile}
+var names = []string{Dir, Socket, Store, Trust, RateLimit, AutoLock, LockOn, Plugins, Identities, Profile, SSHKey, Askpass, Floor}
 
 // maxRate is more than any server that people share takes from one machine.
 const maxRate = 1000
+
+// minAutoLock is short enough to test with, and longer than a script takes from
+// one token to the next.
+const minAutoLock = time.Second
 
 // maxSocket is what fits into sockaddr_un on every supported system, with its
 // terminating NUL (104 bytes on macOS, 108 on Linux).
@@ -56,10 +70,21 @@ type Settings struct {
 	values map[string]Value
 	rate   int
 
+	autoLock   time.Duration
+	lockOn     Locks
+	plugins    []string
+	identities []string
+
 	// ConfigFile is read if it exists.
 	ConfigFile string
 	// StateDir holds what the daemon learns and logs: sessions, trust, log.
 	StateDir string
+}
+
+// Locks is what locks the daemon without being asked by a person.
+type Locks struct {
+	Suspend, Screen bool
+	Auto            bool // both, where the identity is protected on disk
 }
 
 // Error is a setting that cannot be used, with where it came from.
@@ -129,8 +154,8 @@ func Load(flags map[string]string) (*Settings, error) {
 		return nil, &Error{Socket, v.Source, strconv.Quote(v.Value) + " is longer than " + strconv.Itoa(maxSocket) + " bytes, which is all that a socket's name may have"}
 	}
 	s.setDefault(Store, "age", "default")
-	if v := s.values[Store]; v.Value != "age" {
-		return nil, &Error{Store, v.Source, "unknown store " + strconv.Quote(v.Value) + "; this version knows: age"}
+	if v := s.values[Store]; v.Value != "age" && v.Value != "keyring" {
+		return nil, &Error{Store, v.Source, "unknown store " + strconv.Quote(v.Value) + "; there are age and keyring"}
 	}
 	s.setDefault(Trust, "file", "default")
 	if v := s.values[Trust]; v.Value != "file" && v.Value != "all" {
@@ -141,7 +166,82 @@ func Load(flags map[string]string) (*Settings, error) {
 	if s.rate, err = strconv.Atoi(v.Value); err != nil || s.rate < 1 || s.rate > maxRate {
 		return nil, &Error{RateLimit, v.Source, strconv.Quote(v.Value) + " is not a whole number from 1 to " + strconv.Itoa(maxRate) + ", of requests a second to one server"}
 	}
-	return s, nil
+	if err := s.loadLocking(); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{SSHKey, Askpass} {
+		if s.Get(name) == "" {
+			continue
+		}
+		if err := s.absolute(name, home); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.loadIdentities(home)
+}
+
+// loadLocking reads what locks the daemon.
+func (s *Settings) loadLocking() error {
+	s.setDefault(AutoLock, "off", "default")
+	if v := s.values[AutoLock]; v.Value != "off" {
+		d, err := time.ParseDuration(v.Value)
+		if err != nil || d < minAutoLock {
+			return &Error{AutoLock, v.Source, strconv.Quote(v.Value) + ` is neither "off" nor a time of at least ` + minAutoLock.String() + ", such as 30m"}
+		}
+		s.autoLock = d
+	}
+	s.setDefault(LockOn, "auto", "default")
+	v := s.values[LockOn]
+	for _, word := range strings.Fields(v.Value) {
+		switch word {
+		case "suspend":
+			s.lockOn.Suspend = true
+		case "screen":
+			s.lockOn.Screen = true
+		case "auto":
+			s.lockOn.Auto = true
+		case "off":
+		default:
+			return &Error{LockOn, v.Source, strconv.Quote(word) + " is none of suspend, screen, auto, off"}
+		}
+	}
+	if n := len(strings.Fields(v.Value)); n == 0 || n > 1 && (s.lockOn.Auto || strings.Contains(v.Value, "off")) {
+		return &Error{LockOn, v.Source, strconv.Quote(v.Value) + ": suspend, screen, both of them, auto, or off"}
+	}
+	v = s.values[Plugins]
+	s.plugins = strings.Fields(v.Value)
+	for _, name := range s.plugins {
+		if !isPluginName(name) {
+			return &Error{Plugins, v.Source, strconv.Quote(name) + " is no plugin's name, such as yubikey"}
+		}
+	}
+	return nil
+}
+
+// isPluginName accepts what age makes a program's name of, and nothing that
+// would make it a path.
+func isPluginName(name string) bool {
+	for _, r := range name {
+		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' {
+			return false
+		}
+	}
+	return name != "" && name[0] != '-'
+}
+
+// loadIdentities reads the list of files of further identities.
+func (s *Settings) loadIdentities(home string) error {
+	v := s.values[Identities]
+	for _, path := range filepath.SplitList(v.Value) {
+		if rest, ok := strings.CutPrefix(path, "~/"); ok && home != "" {
+			path = filepath.Join(home, rest)
+		}
+		if !filepath.IsAbs(path) {
+			return &Error{Identities, v.Source, strconv.Quote(path) + " is not an absolute path"}
+		}
+		s.identities = append(s.identities, filepath.Clean(path))
+	}
+	return nil
 }
 
 // Again reads the settings anew, with the same flags.
@@ -167,11 +267,23 @@ func (s *Settings) Source(name string) string { return s.values[name].Source }
 // RateLimit is how many requests a second one origin is sent at most.
 func (s *Settings) RateLimit() int { return s.rate }
 
+// AutoLock is the idle time after which the daemon locks; 0 means never.
+func (s *Settings) AutoLock() time.Duration { return s.autoLock }
+
+// LockOn is what locks the daemon without being asked.
+func (s *Settings) LockOn() Locks { return s.lockOn }
+
+// Plugins are the names of the age plugins that may be run.
+func (s *Settings) Plugins() []string { return s.plugins }
+
+// Identities are the files of further identities.
+func (s *Settings) Identities() []string { return s.identities }
+
 // ProfilesDir holds the profiles, one file each.
 func (s *Settings) ProfilesDir() string { return filepath.Join(s.Get(Dir), "profiles") }
 
-// IdentityFile is the identity without protection other than its mode.
-func (s *Settings) IdentityFile() string { return filepath.Join(s.Get(Dir), "identity.txt") }
+// KeyringDir holds the index of the keyring's items.
+func (s *Settings) KeyringDir() string { return filepath.Join(s.Get(Dir), "keyring") }
 
 // LockFile is locked by the one daemon of this store, and names its socket.
 func (s *Settings) LockFile() string { return filepath.Join(s.Get(Dir), "lock") }

@@ -62,12 +62,14 @@ func TestDefaults(t *testing.T) {
 		{Name: "TOKEND_STORE", Value: "age", Source: "default"},
 		{Name: "TOKEND_TRUST", Value: "file", Source: "default"},
 		{Name: "TOKEND_RATE_LIMIT", Value: "20", Source: "default"},
+		{Name: "TOKEND_AUTO_LOCK", Value: "off", Source: "default"},
+		{Name: "TOKEND_LOCK_ON", Value: "auto", Source: "default"},
 	}
 	if diff := cmp.Diff(want, s.All()); diff != "" {
 		t.Error(diff)
 	}
-	got := []string{s.ConfigFile, s.StateDir, s.ProfilesDir(), s.IdentityFile(), s.LockFile(), s.SessionsDir(), s.TrustFile(), s.LogFile()}
-	paths := []string{home + "/.config/tokend/config", state, dir + "/profiles", dir + "/identity.txt", dir + "/lock", state + "/sessions", state + "/trusted", state + "/tokend.log"}
+	got := []string{s.ConfigFile, s.StateDir, s.ProfilesDir(), s.KeyringDir(), s.LockFile(), s.SessionsDir(), s.TrustFile(), s.LogFile()}
+	paths := []string{home + "/.config/tokend/config", state, dir + "/profiles", dir + "/keyring", dir + "/lock", state + "/sessions", state + "/trusted", state + "/tokend.log"}
 	if diff := cmp.Diff(paths, got); diff != "" {
 		t.Error(diff)
 	}
@@ -230,8 +232,8 @@ func TestErrors(t *testing.T) {
 			text: `TOKEND_DIR: "~root/x" must be an absolute path (environment)`,
 		},
 		"store": {
-			env: "TOKEND_STORE=vault", want: settings.Error{Name: "TOKEND_STORE", Source: "environment", Message: `unknown store "vault"; this version knows: age`},
-			text: `TOKEND_STORE: unknown store "vault"; this version knows: age (environment)`,
+			env: "TOKEND_STORE=vault", want: settings.Error{Name: "TOKEND_STORE", Source: "environment", Message: `unknown store "vault"; there are age and keyring`},
+			text: `TOKEND_STORE: unknown store "vault"; there are age and keyring (environment)`,
 		},
 		"trust": {
 			config: "TOKEND_TRUST=ALL\n", want: settings.Error{Name: "TOKEND_TRUST", Source: "CONFIG", Message: `"ALL" is neither file nor all`},
@@ -240,8 +242,8 @@ func TestErrors(t *testing.T) {
 		"unknown": {
 			config: "\nTOKEND_TRUTS=all\n",
 			want: settings.Error{Name: "TOKEND_TRUTS", Source: "CONFIG",
-				Message: "line 2: unknown setting; known are TOKEND_DIR, TOKEND_SOCKET, TOKEND_STORE, TOKEND_TRUST, TOKEND_RATE_LIMIT, TOKEND_PROFILE"},
-			text: "TOKEND_TRUTS: line 2: unknown setting; known are TOKEND_DIR, TOKEND_SOCKET, TOKEND_STORE, TOKEND_TRUST, TOKEND_RATE_LIMIT, TOKEND_PROFILE (CONFIG)",
+				Message: "line 2: unknown setting; known are TOKEND_DIR, TOKEND_SOCKET, TOKEND_STORE, TOKEND_TRUST, TOKEND_RATE_LIMIT, TOKEND_AUTO_LOCK, TOKEND_LOCK_ON, TOKEND_PLUGINS, TOKEND_IDENTITIES, TOKEND_PROFILE, TOKEND_SSH_KEY, TOKEND_ASKPASS, TOKEND_FLOOR"},
+			text: "TOKEND_TRUTS: line 2: unknown setting; known are TOKEND_DIR, TOKEND_SOCKET, TOKEND_STORE, TOKEND_TRUST, TOKEND_RATE_LIMIT, TOKEND_AUTO_LOCK, TOKEND_LOCK_ON, TOKEND_PLUGINS, TOKEND_IDENTITIES, TOKEND_PROFILE, TOKEND_SSH_KEY, TOKEND_ASKPASS, TOKEND_FLOOR (CONFIG)",
 		},
 		"no home": {
 			env: "HOME=", want: settings.Error{Name: "HOME", Message: "not set to an absolute path, and neither is XDG_CONFIG_HOME"},

@@ -165,6 +165,14 @@ func (a *Age) get(ctx context.Context, elements []string) ([]byte, Version, erro
 	if err != nil {
 		return nil, versionOf(sealed), &SealedError{file, err}
 	}
+	record, marked := bytes.CutPrefix(data, []byte(recordMark))
+	switch {
+	case a.trusted == nil:
+		data = record
+	case marked:
+		clear(data)
+		return nil, versionOf(sealed), &SealedError{file, errRecord}
+	}
 	return data, versionOf(sealed), nil
 }
 
@@ -195,26 +203,40 @@ func (a *Age) load(elements []string) (path string, sealed []byte, err error) {
 }
 
 func (id *Identity) open(sealed []byte) ([]byte, error) {
-	var src io.Reader = bytes.NewReader(sealed)
-	if bytes.HasPrefix(bytes.TrimLeft(sealed, " \t\r\n"), []byte(armor.Header)) {
-		src = armor.NewReader(src)
-	}
-	plain, err := age.Decrypt(src, id.key)
+	data, err := decrypt(sealed, append([]age.Identity{id.key}, id.further...)...)
 	var mismatch *age.NoIdentityMatchError
 	if errors.As(err, &mismatch) {
 		if slices.Contains(mismatch.StanzaTypes, "scrypt") {
 			return nil, errors.New("it is encrypted with a passphrase, not to a recipient")
 		}
-		return nil, fmt.Errorf("it is encrypted to somebody else, not to %s", id.recipient)
+		return nil, fmt.Errorf("it is encrypted to somebody else, not to %s; ask for a rekey, or list a key that opens it in TOKEND_IDENTITIES", short(id.recipient))
 	}
+	return data, err
+}
+
+// decrypt opens an age file, binary or armored. It leaves no copy of what is in
+// it.
+func decrypt(sealed []byte, identities ...age.Identity) ([]byte, error) {
+	var src io.Reader = bytes.NewReader(sealed)
+	if bytes.HasPrefix(bytes.TrimLeft(sealed, " \t\r\n"), []byte(armor.Header)) {
+		src = armor.NewReader(src)
+	}
+	plain, err := age.Decrypt(src, identities...)
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(plain)
-	if err != nil {
-		return nil, err // what was read is genuine, but not all
+	data := make([]byte, 0, len(sealed)) // always enough
+	for {
+		n, err := plain.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if err == io.EOF {
+			return data, nil
+		}
+		if err != nil {
+			clear(data)
+			return nil, err // what was read is genuine, but not all
+		}
 	}
-	return data, nil
 }
 
 // Put implements Store. The secret is encrypted to the nearest .age-recipients
@@ -289,6 +311,10 @@ func (a *Age) put(ctx context.Context, elements []string, data []byte, replaces 
 		return "", err
 	}
 	defer w.close()
+	if a.trusted == nil {
+		data = append([]byte(recordMark), data...)
+		defer clear(data)
+	}
 	sealed, err := seal(data, recipients)
 	if err != nil {
 		return "", err
@@ -323,6 +349,14 @@ func (a *Age) put(ctx context.Context, elements []string, data []byte, replaces 
 	}
 	return versionOf(sealed), nil
 }
+
+// recordMark begins what is written where recipients files are ignored: this
+// program's own records, such as refresh tokens. Who can write to a folder of other
+// secrets, which are given out, could otherwise have a record given out by copying
+// its file there. age authenticates it with the rest.
+const recordMark = "\x00tokend record\n"
+
+var errRecord = errors.New("it is a record of tokend's own")
 
 func seal(data []byte, recipients []age.Recipient) ([]byte, error) {
 	var sealed bytes.Buffer

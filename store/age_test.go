@@ -23,6 +23,7 @@ import (
 	agetest "c2sp.org/CCTV/age"
 	"filippo.io/age"
 	"filippo.io/age/agessh"
+	"filippo.io/age/armor"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -50,7 +51,7 @@ func TestAge(t *testing.T) {
 
 func openUnlocked(t testing.TB, dir string, trusted func(string, []byte) bool, postQuantum bool) (*Age, *Identity) {
 	t.Helper()
-	id, err := CreateIdentity(filepath.Join(t.TempDir(), "identity.txt"), postQuantum)
+	id, err := generateIdentity(postQuantum)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +308,7 @@ func TestFileOfSomebodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustWrite(t, filepath.Join(a.dir, "x.age"), sealedFor(t, other, "x"))
-	want := fmt.Sprintf(`reading "x": decrypting %q: it is encrypted to somebody else, not to %s`, filepath.Join(a.dir, "x.age"), id.Recipient())
+	want := fmt.Sprintf(`reading "x": decrypting %q: it is encrypted to somebody else, not to %s; ask for a rekey, or list a key that opens it in TOKEND_IDENTITIES`, filepath.Join(a.dir, "x.age"), id.Recipient())
 	if _, _, err := a.Get(t.Context(), "x"); err == nil || err.Error() != want {
 		t.Errorf("Get error = %v\nwant %s", err, want)
 	}
@@ -704,7 +705,7 @@ func TestDebianAge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := OpenAge(t.TempDir(), nil)
+	a, err := OpenAge(t.TempDir(), func(string, []byte) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -728,10 +729,7 @@ func TestDebianAge(t *testing.T) {
 
 	// An identity of ours opens what Debian's age wrote to it, too.
 	own := filepath.Join(keys, "own.txt")
-	id, err = CreateIdentity(own, false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id = writeIdentity(t, own, false)
 	a.Unlock(id)
 	path := filepath.Join(a.dir, "own.env.age")
 	run(t, []byte(text), "age", "-r", id.Recipient(), "-o", path)
@@ -941,16 +939,22 @@ func TestRecipientsRefused(t *testing.T) {
 	line := func(n int) string {
 		return fmt.Sprintf(`%q: line %d is not a recipient of a kind that can be used: age1…, age1pq1…, ssh-ed25519 or ssh-rsa`, path, n)
 	}
+	mixed := func(hybrid, classic string) string {
+		return fmt.Sprintf("%q: post-quantum recipients (age1pq1…, %s) and others (%s) are both in it, and age encrypts no file to both; "+
+			"leave one kind, for all who share these secrets", path, hybrid, classic)
+	}
 	for _, test := range []struct{ text, want string }{
 		{"", missing},
 		{"# " + id.Recipient() + "\n", missing},
 		{other.Recipient() + "\n", missing},
-		{hybrid.Recipient() + "\n", missing},
+		{hybrid.Recipient() + "\n", fmt.Sprintf("%q: its recipients (line 1) are post-quantum, and this store's own recipient, %s, is not; "+
+			"age encrypts no file to both: give recipients that are not age1pq1…, or use a post-quantum identity", path, id.Recipient())},
 		{id.Recipient() + "\nage1yubikey1qwerty\n", line(2)},
 		{id.Recipient() + "\n\nssh-ed25519 AAAA\n", line(3)},
 		{id.Recipient() + "\ngithub:somebody\n", line(2)},
 		{id.key.String() + "\n", line(1)},
-		{id.Recipient() + "\n" + hybrid.Recipient() + "\n", "encrypting: incompatible recipients: can't mix post-quantum and classic recipients, or the file would be vulnerable to quantum computers"},
+		{id.Recipient() + "\n" + hybrid.Recipient() + "\n", mixed("line 2", "line 1")},
+		{"# both\n" + hybrid.Recipient() + "\n" + id.Recipient() + "\n\n" + other.Recipient() + "\n", mixed("line 2", "lines 3, 5")},
 	} {
 		mustWrite(t, path, test.text)
 		_, err := a.Put(t.Context(), "dev/x", []byte("x"), "")
@@ -996,86 +1000,175 @@ func TestHybridTeam(t *testing.T) {
 	wantSecret(t, a, "x", "x", v)
 	a.Unlock(colleague)
 	wantSecret(t, a, "x", "x", v)
+
+	a.Unlock(id)
+	classic, err := generateIdentity(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ssh := strings.TrimSpace(string(mustRead(t, sshKeygen(t, "-t", "ed25519", "-N", "")+".pub")))
+	path := filepath.Join(a.dir, ".age-recipients")
+	for _, test := range []struct{ text, want string }{
+		{classic.Recipient() + "\n" + ssh + "\n", fmt.Sprintf("%q: none of its recipients (lines 1, 2) is post-quantum, and this store's own recipient, %s…, is; "+
+			"age encrypts no file to both: give recipients that are age1pq1… alone, or use an identity that is not post-quantum", path, id.Recipient()[:16])},
+		{id.Recipient() + "\n" + ssh + "\n", fmt.Sprintf("%q: post-quantum recipients (age1pq1…, line 1) and others (line 2) are both in it, and age encrypts no file to both; "+
+			"leave one kind, for all who share these secrets", path)},
+	} {
+		mustWrite(t, path, test.text)
+		if _, err := a.Put(t.Context(), "x", []byte("y"), v); errorText(err) != `writing "x": `+test.want {
+			t.Errorf("error = %v\nwant %s", err, test.want)
+		}
+	}
+	wantSecret(t, a, "x", "x", v)
 }
 
-// The test vectors of c2sp.org/CCTV/age, each as a file in a store.
+// sshKeygen makes a key pair and returns the private one's path.
+func sshKeygen(t *testing.T, args ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	run(t, nil, "ssh-keygen", append([]string{"-q", "-f", path, "-C", "me@here"}, args...)...)
+	return path
+}
+
+// The test vectors of c2sp.org/CCTV/age, each as a file in a store; those of a
+// passphrase, which opens nothing there, also as an identity file.
 func TestVectors(t *testing.T) {
 	vectors, err := fs.ReadDir(agetest.Vectors, ".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	outcomes := map[string]int{}
-	for _, vector := range vectors {
-		t.Run(vector.Name(), func(t *testing.T) {
-			text, err := fs.ReadFile(agetest.Vectors, vector.Name())
-			if err != nil {
-				t.Fatal(err)
-			}
-			header, file, ok := bytes.Cut(text, []byte("\n\n"))
-			if !ok {
-				t.Fatal("no header")
-			}
-			var expect, payload string
-			var keys []string
-			for line := range strings.Lines(string(header)) {
-				key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
-				switch key {
-				case "expect":
-					expect = value
-				case "payload":
-					payload = value
-				case "identity":
-					keys = append(keys, value)
-				case "passphrase":
-					expect = "no match" // a passphrase opens nothing here
-				case "compressed":
-					r, err := zlib.NewReader(bytes.NewReader(file))
-					if err != nil {
-						t.Fatal(err)
-					}
-					if file, err = io.ReadAll(r); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			if len(file) > maxFileSize {
-				expect, payload = "too large", ""
-			}
-			outcomes[expect]++
-			a, _ := openStore(t)
-			if len(keys) > 0 {
-				path := filepath.Join(t.TempDir(), "key.txt")
-				mustWrite(t, path, keys[0]+"\n")
-				id, err := LoadIdentity(path)
-				if err != nil {
+	counts := map[string]int{}
+	for _, file := range vectors {
+		t.Run(file.Name(), func(t *testing.T) {
+			v := readVector(t, file.Name())
+			a, id := openStore(t)
+			if len(v.keys) > 0 {
+				path := filepath.Join(t.TempDir(), "keys.txt")
+				mustWrite(t, path, strings.Join(v.keys, "\n")+"\n")
+				if id, err = id.WithFiles([]string{path}); err != nil {
 					t.Fatal(err)
 				}
 				a.Unlock(id)
 			}
-			mustWrite(t, filepath.Join(a.dir, "vector.age"), string(file))
-			data, _, err := a.Get(t.Context(), "vector")
-			if expect != "success" {
-				if err == nil || errors.Is(err, ErrNotExist) || data != nil {
-					t.Errorf("Get = %d bytes, %v, want %s", len(data), err, expect)
-				}
-				return
+			expect := v.expect
+			switch {
+			case len(v.file) > maxFileSize:
+				expect = "too large"
+			case v.armored && !bytes.HasPrefix(bytes.TrimSpace(v.file), []byte(armor.Header)):
+				expect = "header failure" // it passes for a binary one
+			case file.Name() == "scrypt_uppercase":
+				expect = "no match" // it is of an unknown type
+			case v.passphrase != "" && file.Name() != "scrypt_not_canonical_body":
+				expect = "passphrase"
 			}
-			if err != nil {
-				t.Fatal(err)
+			counts[expect]++
+			mustWrite(t, filepath.Join(a.dir, "vector.age"), string(v.file))
+			data, version, err := a.Get(t.Context(), "vector")
+			v.check(t, expect, data, err)
+			if sealed := new(SealedError); expect != "success" && expect != "too large" && (!errors.As(err, &sealed) || version != versionOf(v.file)) {
+				t.Errorf("error = %v beside version %q, want a *SealedError", err, version)
 			}
-			if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != payload {
-				t.Errorf("the payload's hash is %x, want %s", sum, payload)
+
+			if v.passphrase != "" {
+				counts["by passphrase: "+v.expect]++
+				who := person(t, secrets(v.passphrase, v.passphrase, v.passphrase)...)
+				data, err := InProcess{}.Unwrap(t.Context(), v.file, Protection{Kind: Passphrase}, who.ask)
+				v.check(t, v.expect, data, err)
 			}
 		})
 	}
-	// A count of its own for each, so that none is lost unnoticed. "too large"
-	// are valid streams of 16 MiB and more.
 	want := map[string]int{
-		"success": 21, "no match": 35, "header failure": 42, "HMAC failure": 1,
-		"payload failure": 19, "armor failure": 26, "too large": 3,
+		"success": 21, "no match": 10, "HMAC failure": 1, "header failure": 47, "armor failure": 22,
+		"payload failure": 19, "passphrase": 24, "too large": 3,
+		"by passphrase: success": 2, "by passphrase: no match": 4, "by passphrase: header failure": 20,
 	}
-	if diff := cmp.Diff(want, outcomes); diff != "" {
-		t.Errorf("outcomes (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, counts); diff != "" {
+		t.Errorf("vectors (-want +got):\n%s", diff)
+	}
+}
+
+type vector struct {
+	expect, payload, passphrase string
+	keys                        []string
+	armored                     bool
+	file                        []byte
+}
+
+func readVector(t testing.TB, name string) *vector {
+	t.Helper()
+	text, err := fs.ReadFile(agetest.Vectors, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, file, ok := bytes.Cut(text, []byte("\n\n"))
+	if !ok {
+		t.Fatal("no header")
+	}
+	v := &vector{file: file}
+	for line := range strings.Lines(string(header)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+		switch key {
+		case "expect":
+			v.expect = value
+		case "payload":
+			v.payload = value
+		case "identity":
+			v.keys = append(v.keys, value)
+		case "passphrase":
+			v.passphrase = value
+		case "armored":
+			v.armored = true
+		case "compressed":
+			r, err := zlib.NewReader(bytes.NewReader(v.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.file, err = io.ReadAll(r); err != nil {
+				t.Fatal(err)
+			}
+		case "file key", "comment":
+		default:
+			t.Fatalf("unknown line: %s", line)
+		}
+	}
+	return v
+}
+
+// check says whether data and err are what a vector expects.
+func (v *vector) check(t *testing.T, expect string, data []byte, err error) {
+	t.Helper()
+	if expect == "success" {
+		if sum := sha256.Sum256(data); err != nil || hex.EncodeToString(sum[:]) != v.payload {
+			t.Errorf("%d bytes, %v, want those with the hash %s", len(data), err, v.payload)
+		}
+		return
+	}
+	if err == nil || data != nil {
+		t.Errorf("%d bytes, %v, want %s", len(data), err, expect)
+		return
+	}
+	var got string
+	switch damage := new(armor.Error); {
+	case errors.As(err, &damage):
+		got = "armor failure"
+	case strings.Contains(err.Error(), "bad header MAC"):
+		got = "HMAC failure"
+	case errors.Is(err, ErrRefused), strings.Contains(err.Error(), "encrypted to somebody else"):
+		got = "no match"
+	case strings.Contains(err.Error(), "encrypted with a passphrase, not to a recipient"):
+		got = "passphrase"
+	case strings.Contains(err.Error(), "is larger than"):
+		got = "too large"
+	case strings.Contains(err.Error(), "failed to read "): // the header, or the nonce after it
+		got = "header failure"
+	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "payload chunk"),
+		strings.Contains(err.Error(), "trailing data"), strings.Contains(err.Error(), "last chunk is empty"):
+		got = "payload failure"
+	default:
+		got = "header failure"
+	}
+	if got != expect {
+		t.Errorf("%s (%v), want %s", got, err, expect)
 	}
 }
 
@@ -1386,4 +1479,32 @@ func TestModesOfSharedTree(t *testing.T) {
 			t.Errorf("Get of a file with mode %04o: %v, want %q", mode, err, want)
 		}
 	}
+}
+
+// What is this program's own is given out by no store of other things, wherever its
+// file was copied to; what was written before there was a mark is still read.
+func TestRecords(t *testing.T) {
+	records, id := openStore(t)
+	mustPut(t, records, "a", "the record", "")
+	wantSecret(t, records, "a", "the record", mustStat(t, records, "a"))
+
+	texts, err := OpenAge(t.TempDir(), func(string, []byte) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts.Unlock(id)
+	copied := func(from, to *Age, name string) {
+		t.Helper()
+		path := filepath.Join(to.dir, name+".env.age")
+		mustWrite(t, path, string(mustRead(t, filepath.Join(from.dir, name+".env.age"))))
+		mustChmod(t, path, 0o600)
+	}
+	copied(records, texts, "a")
+	var sealed *SealedError
+	if data, _, err := texts.Get(t.Context(), "a"); !errors.As(err, &sealed) || sealed.Err != errRecord || data != nil {
+		t.Errorf("Get = %q, %v", data, err)
+	}
+	mustPut(t, texts, "old", "a record without a mark", "")
+	copied(texts, records, "old")
+	wantSecret(t, records, "old", "a record without a mark", mustStat(t, records, "old"))
 }

@@ -43,6 +43,17 @@ func openFolder(path string) (folder, error) {
 	return f, nil
 }
 
+// CheckFolder refuses a folder that somebody else than this user or root owns or
+// can change. Symbolic links in the path are followed.
+func CheckFolder(path string) error {
+	f, err := openFolder(path)
+	if err != nil {
+		return err
+	}
+	f.close()
+	return nil
+}
+
 func openFolderAt(dir int, name, path string, flags int) (folder, error) {
 	fd, err := openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|flags, 0)
 	if err != nil {

@@ -5,11 +5,11 @@ import (
 	"bytes"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"filippo.io/age"
 )
@@ -19,6 +19,7 @@ import (
 type Identity struct {
 	key       ageIdentity
 	recipient ageRecipient
+	further   []age.Identity // that open what key does not
 }
 
 // ageIdentity is implemented by *age.X25519Identity and *age.HybridIdentity.
@@ -33,53 +34,26 @@ type ageRecipient interface {
 	String() string
 }
 
-// CreateIdentity makes a new identity and writes it to path in the format of
-// age-keygen, mode 0600. A nil error means that the file is durable. It
-// replaces nothing (an existing file is an fs.ErrExist) and makes no folder.
-// With postQuantum the identity is of age's hybrid type, otherwise X25519.
-func CreateIdentity(path string, postQuantum bool) (*Identity, error) {
-	id, err := generateIdentity(postQuantum)
-	if err != nil {
-		return nil, fmt.Errorf("generating an identity: %w", err)
-	}
-	path, err = filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
-	f, err := openFolder(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer f.close()
-	file := filepath.Base(path)
-	text := fmt.Sprintf("# created: %s\n# public key: %s\n%s\n",
-		time.Now().Format(time.RFC3339), id.recipient, id.key)
-	if err := f.create(file, []byte(text)); err != nil {
-		return nil, err
-	}
-	if err := f.sync(); err != nil {
-		_ = f.unlink(file)
-		return nil, err
-	}
-	return id, nil
-}
-
 func generateIdentity(postQuantum bool) (*Identity, error) {
 	if postQuantum {
 		key, err := age.GenerateHybridIdentity()
 		if err != nil {
 			return nil, err
 		}
-		return &Identity{key, key.Recipient()}, nil
+		return newIdentity(key, key.Recipient()), nil
 	}
 	key, err := age.GenerateX25519Identity()
 	if err != nil {
 		return nil, err
 	}
-	return &Identity{key, key.Recipient()}, nil
+	return newIdentity(key, key.Recipient()), nil
 }
 
-// LoadIdentity reads the one identity in a file that CreateIdentity or
+func newIdentity(key ageIdentity, recipient ageRecipient) *Identity {
+	return &Identity{key: key, recipient: recipient}
+}
+
+// LoadIdentity reads the one identity in a file that MakeIdentity or
 // age-keygen wrote. A missing file is an fs.ErrNotExist. A file that others
 // can read, a link, or anything but a regular file of the caller's own is
 // refused, as is a folder that others can change.
@@ -97,6 +71,7 @@ func LoadIdentity(path string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer clear(text)
 	id, err := parseIdentity(text)
 	if err != nil {
 		return nil, fmt.Errorf("identity file %q: %w", path, err)
@@ -117,21 +92,30 @@ func parseIdentity(text []byte) (*Identity, error) {
 		if id != nil {
 			return nil, fmt.Errorf("line %d is a second identity, one is allowed", n)
 		}
-		if key, err := age.ParseX25519Identity(line); err == nil {
-			id = &Identity{key, key.Recipient()}
-		} else if key, err := age.ParseHybridIdentity(line); err == nil {
-			id = &Identity{key, key.Recipient()}
-		} else {
-			return nil, fmt.Errorf("line %d is not an AGE-SECRET-KEY-1… or AGE-SECRET-KEY-PQ-1… key", n)
+		var err error
+		if id, err = parseNative(line); err != nil {
+			return nil, fmt.Errorf("line %d is %w", n, err)
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err
 	}
 	if id == nil {
-		return nil, fmt.Errorf("no identity in it")
+		return nil, errNoIdentity
 	}
 	return id, nil
+}
+
+var errNoIdentity = errors.New("no identity in it")
+
+func parseNative(line string) (*Identity, error) {
+	if key, err := age.ParseX25519Identity(line); err == nil {
+		return newIdentity(key, key.Recipient()), nil
+	}
+	if key, err := age.ParseHybridIdentity(line); err == nil {
+		return newIdentity(key, key.Recipient()), nil
+	}
+	return nil, errors.New("not an AGE-SECRET-KEY-1… or AGE-SECRET-KEY-PQ-1… key")
 }
 
 // Recipient returns the public half, age1… or age1pq1….

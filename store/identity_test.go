@@ -16,26 +16,32 @@ import (
 	"testing"
 )
 
-func TestCreateIdentity(t *testing.T) {
+// writeIdentity makes an identity in a file of any name.
+func writeIdentity(t testing.TB, path string, postQuantum bool) *Identity {
+	t.Helper()
+	id, err := generateIdentity(postQuantum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, id.newText(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestMakeBareIdentity(t *testing.T) {
 	for _, postQuantum := range []bool{false, true} {
 		t.Run(fmt.Sprintf("postQuantum=%v", postQuantum), func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "identity.txt")
-			id, err := CreateIdentity(path, postQuantum)
+			dir := t.TempDir()
+			id, f, err := MakeIdentity(t.Context(), dir, postQuantum, Protection{}, Means{})
 			if err != nil {
 				t.Fatal(err)
-			}
-			info, err := os.Lstat(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if info.Mode() != 0o600 {
-				t.Errorf("mode = %v, want -rw-------", info.Mode())
 			}
 			prefix, recipient := "AGE-SECRET-KEY-1", "age1"
 			if postQuantum {
 				prefix, recipient = "AGE-SECRET-KEY-PQ-1", "age1pq1"
 			}
-			text := mustRead(t, path)
+			text := mustRead(t, f.Path)
 			want := `\A# created: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)\n# public key: ` +
 				regexp.QuoteMeta(id.Recipient()) + `\n` + prefix + `[0-9A-Z]+\n\z`
 			if !regexp.MustCompile(want).Match(text) {
@@ -44,37 +50,30 @@ func TestCreateIdentity(t *testing.T) {
 			if !strings.HasPrefix(id.Recipient(), recipient) {
 				t.Errorf("Recipient() = %q, want %s…", id.Recipient(), recipient)
 			}
-			loaded, err := LoadIdentity(path)
+			loaded, err := LoadIdentity(f.Path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if loaded.Recipient() != id.Recipient() {
 				t.Errorf("loaded %q, want %q", loaded.Recipient(), id.Recipient())
 			}
-
-			if _, err := CreateIdentity(path, postQuantum); !errors.Is(err, fs.ErrExist) {
-				t.Errorf("creating it again: %v, want fs.ErrExist", err)
-			}
-			if string(mustRead(t, path)) != string(text) {
-				t.Error("creating it again changed the file")
-			}
 		})
 	}
 }
 
-func TestCreateIdentityMakesNoFolder(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "missing", "identity.txt")
-	if _, err := CreateIdentity(path, false); !errors.Is(err, fs.ErrNotExist) {
+func TestMakeIdentityMakesNoFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "missing")
+	if _, _, err := MakeIdentity(t.Context(), dir, false, Protection{}, Means{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error = %v, want fs.ErrNotExist", err)
 	}
 }
 
-func TestCreateIdentityFollowsNoLink(t *testing.T) {
+func TestMakeIdentityFollowsNoLink(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Symlink("elsewhere", filepath.Join(dir, "identity.txt")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := CreateIdentity(filepath.Join(dir, "identity.txt"), false); !errors.Is(err, fs.ErrExist) {
+	if _, _, err := MakeIdentity(t.Context(), dir, false, Protection{}, Means{}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("error = %v, want fs.ErrExist", err)
 	}
 	wantFiles(t, dir, "identity.txt")
@@ -83,14 +82,10 @@ func TestCreateIdentityFollowsNoLink(t *testing.T) {
 func TestLoadIdentityRefuses(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good")
-	if _, err := CreateIdentity(good, false); err != nil {
-		t.Fatal(err)
-	}
+	writeIdentity(t, good, false)
 	key := string(mustRead(t, good))
 	hybrid := filepath.Join(dir, "hybrid")
-	if _, err := CreateIdentity(hybrid, true); err != nil {
-		t.Fatal(err)
-	}
+	writeIdentity(t, hybrid, true)
 	secret := regexp.MustCompile(`AGE-SECRET-KEY-\S+`).FindString(key)
 
 	for _, test := range []struct {
@@ -163,9 +158,7 @@ func TestLoadIdentityOfAnotherUser(t *testing.T) {
 	path, owner := "/etc/passwd", 0
 	if os.Geteuid() == 0 {
 		path, owner = filepath.Join(t.TempDir(), "key"), 12345
-		if _, err := CreateIdentity(path, false); err != nil {
-			t.Fatal(err)
-		}
+		writeIdentity(t, path, false)
 		if err := os.Chown(path, owner, -1); err != nil {
 			t.Fatal(err)
 		}
@@ -191,10 +184,7 @@ func TestLoadIdentityOfAgeKeygen(t *testing.T) {
 
 func TestAgeKeygenReadsIdentity(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key.txt")
-	id, err := CreateIdentity(path, false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := writeIdentity(t, path, false)
 	if got := strings.TrimSpace(string(run(t, nil, "age-keygen", "-y", path))); got != id.Recipient() {
 		t.Errorf("age-keygen -y = %q, want %q", got, id.Recipient())
 	}
@@ -218,10 +208,7 @@ func TestDerive(t *testing.T) {
 
 func TestIdentityIsRedacted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
-	id, err := CreateIdentity(path, false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := writeIdentity(t, path, false)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%t"} {
 		for _, arg := range []any{id, *id} {
 			if got := fmt.Sprintf(verb, arg); got != "Identity(redacted)" {

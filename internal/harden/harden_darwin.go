@@ -1,21 +1,26 @@
 package harden
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// notDumpable asks the kernel to refuse debuggers. Without a signature and the
+// denied is what the kernel said to PT_DENY_ATTACH, which cannot be read back.
+var denied = errors.New("not asked for")
+
+// denyDebugger asks the kernel to refuse debuggers. Without a signature and the
 // hardened runtime that is a speed bump only.
-func notDumpable() Protection {
-	p := Protection{Name: "no debugger"}
-	if err := unix.PtraceDenyAttach(); err != nil {
-		p.Detail = err.Error()
+func denyDebugger() { denied = unix.PtraceDenyAttach() }
+
+func noDebugger() Protection {
+	p := Protection{ID: NoDebugger, Name: "no debugger"}
+	if denied != nil {
+		p.Detail = "PT_DENY_ATTACH: " + denied.Error()
 		return p
 	}
-	p.Active = true
-	p.Detail = "PT_DENY_ATTACH; sign with the hardened runtime for more"
+	p.Active, p.Detail = true, "PT_DENY_ATTACH; sign with the hardened runtime for more"
 	return p
 }
 

@@ -9,22 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notDumpable keeps processes of the same user from attaching or from reading
-// /proc/PID/mem, and the kernel from writing a core through a core_pattern pipe.
-func notDumpable() Protection {
-	p := Protection{Name: "not dumpable"}
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+// denyDebugger keeps processes of the same user from attaching or from reading
+// /proc/PID/mem, and the kernel from writing a core through a core_pattern pipe,
+// for which RLIMIT_CORE does not count.
+func denyDebugger() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }
+
+func noDebugger() Protection {
+	p := Protection{ID: NoDebugger, Name: "not dumpable"}
+	switch v, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); {
+	case err != nil:
 		p.Detail = err.Error()
-		return p
+	case v == 0:
+		p.Active, p.Detail = true, "PR_SET_DUMPABLE 0: no debugger, no /proc/PID/mem"
+	default:
+		p.Detail = "PR_SET_DUMPABLE " + strconv.Itoa(v)
 	}
-	v, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
-	p.Active = err == nil && v == 0
-	p.Detail = "PR_SET_DUMPABLE 0"
 	return p
 }
 
 // tracer returns the process that traces this one, 0 if none. One that was
-// attached before notDumpable stays attached, so it has to be looked for.
+// attached before denyDebugger stays attached, and root's may come at any time,
+// so it has to be looked for.
 func tracer() (int, error) {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"tokend/internal/harden"
@@ -24,13 +25,14 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Println(os.Getpid(), os.Args[1:], os.Environ())
 	case "process":
-		all, err := harden.Process()
-		if err != nil {
+		before := harden.Active()
+		if err := harden.Process(); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
-		for _, p := range all {
-			fmt.Printf("%s: %t\n", p.Name, p.Active)
+		after := harden.Active()
+		for i, p := range after {
+			fmt.Printf("%s: %t, then %t\n", p.ID, before[i].Active, p.Active)
 		}
 		var core unix.Rlimit
 		if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil {
@@ -84,20 +86,41 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestProcess(t *testing.T) {
-	cmd := self(t, "process")
+	cmd := exec.Command("sh", "-c", `umask 022; ulimit -S -c $(ulimit -H -c); exec "$0"`, self(t, "").Path)
+	cmd.Env = []string{"TOKEND_TEST=process", "GOTRACEBACK=single"}
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%s, %v", out, err)
 	}
-	for line := range strings.Lines(string(out)) {
-		if name, active, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && active != "true" {
-			t.Errorf("%s is not active", name)
-		}
+	_, built := os.LookupEnv("TOKEND_TEST_WIPES")
+	want := fmt.Sprintf(`private-files: false, then true
+no-cores: false, then true
+no-debugger: false, then true
+no-tracer: true, then true
+environment: false, then false
+wipe-heap: %[1]t, then %[1]t
+wipe-stacks: %[1]t, then %[1]t
+core 0 0
+umask 77
+`, built)
+	if diff := cmp.Diff(want, string(out)); diff != "" {
+		t.Error(diff)
 	}
-	for _, want := range []string{"core dumps: true\n", "environment: true\n", "tracer: true\n", "core 0 0\n", "umask 77\n"} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("%q is not in %q", want, out)
-		}
+}
+
+// A binary that is built to overwrite what it frees says so, and others do not.
+func TestWipe(t *testing.T) {
+	dir := t.TempDir()
+	build := exec.Command("go", "test", "-c", "-o", filepath.Join(dir, "test"), "-ldflags", "-X runtime.godebugDefault=clobberfree=1", ".")
+	build.Env = append(os.Environ(), "GOEXPERIMENT=runtimesecret", "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	run := exec.Command(filepath.Join(dir, "test"), "-test.run", "^TestProcess$|^TestForgotten$", "-test.v")
+	run.Env = append(os.Environ(), "TOKEND_TEST_WIPES=")
+	out, err := run.CombinedOutput()
+	if err != nil || strings.Count(string(out), "--- PASS: TestProcess") != 1 {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

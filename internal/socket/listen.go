@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,15 +9,33 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// Limits on connections. A client that runs into one finds its connection
-// closed before any byte.
+// Limits on connections. A process that runs into its own finds its connection
+// closed before any byte. Where all places are taken, the process with the most
+// loses its oldest connection to a newcomer with fewer; among equals, the one
+// whose is the oldest of all. So another process is let in, however many hold
+// connections.
 const (
 	maxPerProcess = 64
 	maxInAll      = 2560
+)
+
+// Limits on what a process has the daemon hold for it, on all its connections
+// together.
+const (
+	maxCalls  = 512
+	maxUnread = 1 << 20
+)
+
+// maxWasted is how many calls in a row a connection may begin that come to nothing;
+// its place is its process's for wastedTime after that.
+const (
+	maxWasted  = 200
+	wastedTime = time.Second
 )
 
 // Listener accepts connections of this user only.
@@ -25,10 +44,19 @@ type Listener struct {
 	path string
 	file fs.FileInfo // the socket as it was bound
 
+	most int // connections in all
+
 	// mu guards the fields that follow.
 	mu    sync.Mutex
-	byPID map[int]int
-	total int
+	byPID map[int]*process
+	all   list.List // of *conn, the oldest first
+}
+
+// process is what one has. It is there as long as it has a connection.
+type process struct {
+	pid, n int // connections
+
+	calls, unread atomic.Int64
 }
 
 // Listen makes the socket at path, in a folder that only this user can enter.
@@ -62,7 +90,16 @@ func Listen(path string) (*Listener, error) {
 		_ = l.Close()
 		return nil, err
 	}
-	return &Listener{l: l.(*net.UnixListener), path: path, file: fi, byPID: make(map[int]int)}, nil
+	return &Listener{l: l.(*net.UnixListener), path: path, file: fi, most: room(), byPID: make(map[int]*process)}, nil
+}
+
+// room is how many connections leave enough descriptors for everything else.
+func room() int {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return maxPerProcess
+	}
+	return int(min(maxInAll, uint64(files.Cur)/2))
 }
 
 // checkParents refuses a folder that somebody else could swap for another by
@@ -120,11 +157,12 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		peer, err := peerOf(c)
-		if err != nil || !allowed(peer) || !l.admit(peer.PID) {
-			_ = c.Close()
-			continue
+		if err == nil && allowed(peer) {
+			if admitted := l.admit(c, peer); admitted != nil {
+				return admitted, nil
+			}
 		}
-		return &conn{UnixConn: c, peer: peer, release: sync.OnceFunc(func() { l.release(peer.PID) })}, nil
+		_ = c.Close()
 	}
 }
 
@@ -133,23 +171,51 @@ func allowed(p Peer) bool {
 	return p.UID == os.Geteuid()
 }
 
-func (l *Listener) admit(pid int) bool {
+// admit returns the connection, or nil if there is no room for it.
+func (l *Listener) admit(c *net.UnixConn, peer Peer) *conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= maxInAll || l.byPID[pid] >= maxPerProcess {
+	p := l.byPID[peer.PID]
+	if p == nil {
+		p = &process{pid: peer.PID}
+	}
+	if p.n >= maxPerProcess || l.all.Len() >= l.most && !l.makeRoom(p) {
+		return nil
+	}
+	p.n++
+	l.byPID[p.pid] = p
+	admitted := &conn{UnixConn: c, l: l, process: p}
+	admitted.peer = Peer{peer.PID, peer.UID, admitted}
+	admitted.place = l.all.PushBack(admitted)
+	return admitted
+}
+
+// makeRoom ends a connection in favour of a process's next one, and reports
+// whether there was one to end. The caller holds mu.
+func (l *Listener) makeRoom(p *process) bool {
+	var victim *conn
+	for e := l.all.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); c.process.n > p.n && (victim == nil || c.process.n > victim.process.n) {
+			victim = c
+		}
+	}
+	if victim == nil {
 		return false
 	}
-	l.total++
-	l.byPID[pid]++
+	l.drop(victim)
+	_ = victim.UnixConn.Close()
 	return true
 }
 
-func (l *Listener) release(pid int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
-	if l.byPID[pid]--; l.byPID[pid] == 0 {
-		delete(l.byPID, pid)
+// drop gives a connection's place away, once. The caller holds mu.
+func (l *Listener) drop(c *conn) {
+	if c.place == nil {
+		return
+	}
+	l.all.Remove(c.place)
+	c.place = nil
+	if c.process.n--; c.process.n == 0 {
+		delete(l.byPID, c.process.pid)
 	}
 }
 
@@ -157,7 +223,7 @@ func (l *Listener) release(pid int) {
 func (l *Listener) Open() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.total
+	return l.all.Len()
 }
 
 // Lost reports whether the socket is no longer the one that was bound: it was
@@ -179,12 +245,88 @@ func (l *Listener) Addr() net.Addr { return l.l.Addr() }
 type conn struct {
 	*net.UnixConn
 	peer    Peer
-	release func()
+	l       *Listener
+	process *process
+	place   *list.Element // nil: given away; l.mu guards it
+	wasted  atomic.Int64  // calls since the last one that was served
+
+	// mu guards the fields that follow.
+	mu     sync.Mutex
+	unread int64 // of the process's
+	closed bool
 }
 
 func (c *conn) RemoteAddr() net.Addr { return c.peer }
 
 func (c *conn) Close() error {
-	defer c.release()
+	if c.wasted.Load() < maxWasted {
+		c.giveUp()
+	} else {
+		time.AfterFunc(wastedTime, c.giveUp)
+	}
+	c.mu.Lock()
+	if !c.closed {
+		c.closed = true
+		c.process.unread.Add(-c.unread)
+	}
+	c.mu.Unlock()
 	return c.UnixConn.Close()
+}
+
+// giveUp gives the connection's place away.
+func (c *conn) giveUp() {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	c.l.drop(c)
+}
+
+// BeginCall counts a call that the peer's process makes, unless it makes too
+// many already. EndCall ends it.
+func (p Peer) BeginCall() bool {
+	if p.conn == nil || p.conn.process.calls.Add(1) <= maxCalls {
+		return true
+	}
+	p.conn.process.calls.Add(-1)
+	return false
+}
+
+// EndCall ends a call that was begun.
+func (p Peer) EndCall() {
+	if p.conn != nil {
+		p.conn.process.calls.Add(-1)
+	}
+}
+
+// Served notes that a call of the peer's has come to where it is answered.
+func (p Peer) Served() {
+	if p.conn != nil && p.conn.wasted.Load() != 0 {
+		p.conn.wasted.Store(0)
+	}
+}
+
+// Wasted notes that a call has come to nothing: it was reset before it was all
+// there, or refused. A connection on which nothing else happens is ended.
+func (p Peer) Wasted() {
+	if p.conn != nil && p.conn.wasted.Add(1) == maxWasted {
+		_ = p.conn.UnixConn.Close() // who reads from it closes the rest
+	}
+}
+
+// Reads reports whether the peer's process reads what it is sent: how much it
+// has been sent and has not taken yet is within the limit.
+func (p Peer) Reads() bool {
+	return p.conn == nil || p.conn.process.unread.Load() < maxUnread
+}
+
+// Sent counts n bytes as sent to the peer; negative ones have been taken.
+func (p Peer) Sent(n int) {
+	if p.conn == nil {
+		return
+	}
+	p.conn.mu.Lock()
+	defer p.conn.mu.Unlock()
+	if !p.conn.closed {
+		p.conn.unread += int64(n)
+		p.conn.process.unread.Add(int64(n))
+	}
 }

@@ -24,6 +24,8 @@ var ErrNotRunning = errors.New("nothing listens there")
 // when it connected. It is a [net.Addr].
 type Peer struct {
 	PID, UID int
+
+	conn *conn // nil at the client's end
 }
 
 // Network returns "unix".

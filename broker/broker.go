@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -141,7 +142,7 @@ type Config struct {
 type Broker struct {
 	Config
 	id     string          // of this process, to know its own marks by
-	ctx    context.Context // of every flight; ended by Close
+	ctx    context.Context // ended by Close
 	cancel context.CancelFunc
 
 	loads     group[textKey, *facts]
@@ -152,12 +153,15 @@ type Broker struct {
 	explains  turns
 	probes    turns // by causeOf, where it is not known whether the server takes the client
 	keepers   sync.WaitGroup
-	saver     *keeper        // of unsaved
-	teller    *keeper        // of queued
+	saver     *keeper // of unsaved
+	teller    *keeper // of queued
+	fetched   atomic.Int64
 	spends    sync.WaitGroup // renewals between sending a refresh token and keeping the next
 
 	// mu guards the fields that follow. It is never held across I/O.
 	mu       sync.Mutex
+	era      context.Context // of every fetch; ended by Drop, which begins another
+	endEra   context.CancelFunc
 	facts    map[string]*facts // by profile name, as are unsaved, queued and provers
 	tokens   map[key]*entry
 	sweepAt  int // len(tokens) at which the next sweep is due
@@ -178,11 +182,14 @@ type Broker struct {
 // New returns a Broker with an empty cache.
 func New(c Config) *Broker {
 	ctx, cancel := context.WithCancel(context.Background())
+	era, endEra := context.WithCancel(ctx)
 	return &Broker{
 		fetches:  group[flightKey, *made]{of: func(k flightKey) string { return k.profile }},
 		Config:   c,
 		ctx:      ctx,
 		cancel:   cancel,
+		era:      era,
+		endEra:   endEra,
 		id:       rand.Text(),
 		saver:    newSaver(),
 		teller:   newTeller(),
@@ -302,6 +309,7 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 	// gets an error.
 	late := false
 	for range 8 {
+		era := b.current()
 		text, err := b.textNow(ctx, r.Profile)
 		if cannotLook(err) {
 			return b.withoutLooking(r, err)
@@ -313,6 +321,9 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 		if (err == errLate || errors.Is(err, errAsleep)) && !late {
 			late = true
 			continue
+		}
+		if era.Err() != nil && ctx.Err() == nil && b.ctx.Err() == nil {
+			continue // everything was dropped, so this is given to nobody
 		}
 		if !errors.Is(err, errChanged) {
 			return t, err
@@ -409,7 +420,7 @@ func (b *Broker) factsOfText(ctx context.Context, text textKey) (*facts, error) 
 	if f != nil && f.textKey == text {
 		return f, nil
 	}
-	return b.loads.do(ctx, b.ctx, text, func(ctx context.Context) (*facts, error) {
+	return b.loads.do(ctx, b.current(), text, func(ctx context.Context) (*facts, error) {
 		return b.load(ctx, text)
 	})
 }
@@ -437,11 +448,17 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 		return Token{}, err
 	}
 	var m *made
-	flight, err := b.fetches.join(b.ctx, flightKey{k, f}, func(ctx context.Context) (*made, error) { //nolint:contextcheck // it outlives its callers
+	era := b.current()
+	flight, err := b.fetches.join(era, flightKey{k, f}, func(ctx context.Context) (*made, error) { //nolint:contextcheck // it outlives its callers
 		return b.fetch(ctx, f, k, asked, false)
 	})
 	if err == nil {
-		m, err = b.await(ctx, flight, k, alive)
+		// What spends a refresh token goes on when all is dropped, but nobody waits.
+		waiting, cancel := context.WithCancel(ctx)
+		stop := context.AfterFunc(era, cancel) //nolint:contextcheck // it is the other one that ends this
+		m, err = b.await(waiting, flight, k, alive)
+		stop()
+		cancel()
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -569,17 +586,36 @@ func (b *Broker) Forget(name string) {
 	b.forget(name)
 }
 
-// Drop drops everything known of any profile: what could be read and was
-// trusted may not be any more.
+// Drop drops everything known of any profile, what could be read and was trusted
+// may not be any more, and ends all fetches. A refresh token that has been sent is
+// still waited for, and what it brings is saved, and given to nobody. What servers
+// are still to be told of access tokens, which are in memory only, is forgotten.
 func (b *Broker) Drop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.endEra()
+	b.era, b.endEra = context.WithCancel(b.ctx)
 	clear(b.facts)
 	b.removeTokens(func(key, *entry) bool { return true })
 	clear(b.provers)
+	if len(b.telling) > 0 {
+		b.Log.Warn("access tokens are not revoked any more", "profiles", len(b.telling))
+	}
+	clear(b.telling)
+	clear(b.queued)
 	b.resumed = false
 	b.notifyAll()
 }
+
+// current is the context of what ends with the next Drop.
+func (b *Broker) current() context.Context {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.era
+}
+
+// Fetches returns how often a token was fetched, for somebody's call or not.
+func (b *Broker) Fetches() int64 { return b.fetched.Load() }
 
 // Cached returns how many living tokens are held.
 func (b *Broker) Cached() int {

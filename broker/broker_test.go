@@ -85,7 +85,7 @@ func newWorld(t *testing.T) *world {
 func newStore(t *testing.T, w *world) *store.Age {
 	t.Helper()
 	dir := t.TempDir()
-	id, err := store.CreateIdentity(filepath.Join(dir, "identity.txt"), false)
+	id, _, err := store.MakeIdentity(t.Context(), dir, false, store.Protection{}, store.Means{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -727,11 +728,23 @@ func TestExplainNetworkFailures(t *testing.T) {
 	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
 	secure.StartTLS()
 	defer secure.Close()
-	closed := httptest.NewServer(http.NotFoundHandler())
-	closed.Close()
+	// Bound, and not listened to: nobody else gets that port meanwhile.
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := fmt.Sprint("127.0.0.1:", bound.(*syscall.SockaddrInet4).Port)
 	host := func(s *httptest.Server) string { return s.Listener.Addr().String() }
 	for url, want := range map[string]string{
-		closed.URL:                      "problem tcp: looking at " + host(closed) + ": connection refused",
+		"http://" + closed:              "problem tcp: looking at " + closed + ": connection refused",
 		"https://nowhere.invalid/token": "problem dns: looking at nowhere.invalid: no such host",
 		secure.URL:                      "problem tls: looking at " + host(secure) + ": the certificate is signed by an authority that is not trusted; it is for example.com, *.example.com, 127.0.0.1, ::1, by O=Acme Co, until TIME",
 	} {
@@ -741,12 +754,12 @@ func TestExplainNetworkFailures(t *testing.T) {
 		}
 	}
 	h.put(t, "dev/network", lines("OAUTH2_TOKEN_URL", "https://as.example/token", "CLIENT_ID", "client", "CLIENT_SECRET", secret,
-		"OAUTH2_PROXY", "http://user:CANARY-proxy@"+host(closed)))
+		"OAUTH2_PROXY", "http://user:CANARY-proxy@"+closed))
 	x := h.explain(t, plain, true)
 	h.wantFindings(t, x, []string{
-		"info proxy: http://" + host(closed) + " (OAUTH2_PROXY in line 4)",
-		"info proxy: as.example is reached through http://" + host(closed),
-		"problem proxy: looking at as.example: the proxy " + host(closed) + ": connection refused",
+		"info proxy: http://" + closed + " (OAUTH2_PROXY in line 4)",
+		"info proxy: as.example is reached through http://" + closed,
+		"problem proxy: looking at as.example: the proxy " + closed + ": connection refused",
 	}, "proxy")
 	if !strings.Contains(x.Curl, ` --proxy "$OAUTH2_PROXY" `) {
 		t.Error(x.Curl)

@@ -15,7 +15,7 @@ import (
 func withText(t *testing.T) (*Broker, textKey) {
 	t.Helper()
 	dir := t.TempDir()
-	id, err := store.CreateIdentity(filepath.Join(dir, "identity.txt"), false)
+	id, _, err := store.MakeIdentity(t.Context(), dir, false, store.Protection{}, store.Means{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 // somebody else's fetch ended since the caller looked, at which time the
 // server had last been asked at asked. In the background nobody waits for it.
 func (b *Broker) fetch(ctx context.Context, f *facts, k key, asked time.Duration, background bool) (*made, error) {
+	defer b.fetched.Add(1)
 	b.mu.Lock()
 	e := b.tokens[k]
 	if now := b.Now(); e != nil && e.lastAsked() != asked && (e.token.alive(now) || e.failed != nil) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"tokend/internal/harden"
 )
 
 // group runs one call a key at a time and gives its result to all who asked
@@ -73,7 +75,7 @@ func (g *group[K, V]) join(owner context.Context, k K, run func(context.Context)
 		g.running.Go(func() {
 			ctx, cancel := context.WithTimeout(owner, flightTime)
 			defer cancel()
-			c.value, c.err = run(ctx)
+			harden.Secretly(func() { c.value, c.err = run(ctx) })
 			g.mu.Lock()
 			delete(g.calls, k)
 			if g.of != nil {

@@ -169,7 +169,7 @@ func (b *Broker) renewNow(e *entry, now time.Duration) {
 			return // nobody gets that token any more
 		}
 		if err == nil {
-			_, err = b.fetches.do(b.ctx, b.ctx, flightKey{k, f}, func(ctx context.Context) (*made, error) {
+			_, err = b.fetches.do(b.ctx, b.current(), flightKey{k, f}, func(ctx context.Context) (*made, error) {
 				return b.fetch(ctx, f, k, asked, true)
 			})
 		}

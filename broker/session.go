@@ -365,7 +365,15 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 	} else if now != p.Version {
 		return "", store.ErrConflict
 	}
+	era := b.current()
 	h, err := overDamage(b.sessionOf(ctx, p.Name))
+	if errors.Is(err, store.ErrLocked) {
+		// Since the person has begun to log in. What they have consented to is kept all
+		// the same.
+		h = &held{session: p.known}
+		h.Profile = p.Name
+		h.version, err = b.Sessions.Stat(ctx, p.Name)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -395,6 +403,9 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if era.Err() != nil {
+		return warning, nil
+	}
 	b.forget(p.Name)
 	m := makeToken(p, got{t, p.sent, h.RefreshToken == ""})
 	m.scopes = h.Scopes

@@ -3,14 +3,14 @@ package daemon
 import (
 	"context"
 	"errors"
-	"io"
-	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -29,42 +29,6 @@ type admin struct {
 	d *Daemon
 }
 
-func (s *admin) Init(stream tokendv1grpc.DaemonService_InitServer) error {
-	req, err := stream.Recv()
-	if errors.Is(err, io.EOF) {
-		return invalid("message", "start is required")
-	}
-	if err != nil {
-		return err
-	}
-	start := req.GetStart()
-	if start == nil {
-		return invalid("message", "start is required")
-	}
-	d := s.d
-	path := d.settings.IdentityFile()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.problem != nil {
-		return storeError(d.problem)
-	}
-	id, err := store.CreateIdentity(path, start.GetPostQuantum())
-	if errors.Is(err, fs.ErrExist) {
-		return failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "there is an identity already, which stays as it is: "+path)
-	}
-	if err != nil {
-		return storeError(err)
-	}
-	d.unlock(id)
-	d.tell()
-	d.log.Info("identity made", "recipient", id.Recipient(), "by", caller(stream.Context()))
-	return stream.Send(&tokendv1.InitResponse{Event: &tokendv1.InitResponse_Created_{Created: &tokendv1.InitResponse_Created{
-		Recipient:    id.Recipient(),
-		IdentityFile: path,
-		ProfilesDir:  d.settings.ProfilesDir(),
-	}}})
-}
-
 func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*tokendv1.GetStatusResponse, error) {
 	d := s.d
 	resp := &tokendv1.GetStatusResponse{
@@ -74,21 +38,25 @@ func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*t
 		StartedAt:    timestamppb.New(d.started),
 		Socket:       d.listener.Addr().String(),
 		Store:        d.settings.Get(settings.Store),
-		ProfilesDir:  d.settings.ProfilesDir(),
+		ProfilesDir:  d.profilesDir(),
 		SessionsDir:  d.settings.SessionsDir(),
 		TrustFile:    d.settings.TrustFile(),
-		IdentityFile: d.settings.IdentityFile(),
+		IdentityFile: filepath.Join(d.settings.Get(settings.Dir), "identity.txt"),
+		ConfigFile:   d.settings.ConfigFile,
 		Connections:  int32(d.listener.Open()),
 		Goroutines:   int32(runtime.NumGoroutine()),
 	}
 	for _, v := range d.settings.All() {
 		resp.Settings = append(resp.Settings, &tokendv1.Setting{Name: v.Name, Value: v.Value, Source: v.Source})
 	}
-	for _, p := range d.protections {
-		resp.Protections = append(resp.Protections, &tokendv1.Protection{Name: p.Name, Active: p.Active, Detail: p.Detail})
+	if d.protections != nil {
+		for _, p := range d.protections() {
+			resp.Protections = append(resp.Protections, &tokendv1.Protection{Id: p.ID, Name: p.Name, Active: p.Active, Detail: p.Detail})
+		}
 	}
 	d.mu.RLock()
-	b, profiles, sessions, identity, problem := d.broker, d.profiles, d.sessions, d.identity, d.problem
+	b, profiles, sessions, identity, problem, file, lock, moved, further := d.broker, d.profiles, d.sessions, d.identity, d.problem, d.file, d.lock, d.moved, d.further
+	locksIn := d.lockIn(BootTime())
 	d.mu.RUnlock()
 	if b != nil {
 		resp.CachedTokens = int32(b.Cached())
@@ -104,10 +72,31 @@ func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*t
 	case problem != nil:
 		resp.State = tokendv1.GetStatusResponse_STATE_STORE_UNAVAILABLE
 		resp.Problem = problem.Error()
-	case identity == nil:
+	case file == nil:
 		resp.State = tokendv1.GetStatusResponse_STATE_NOT_INITIALIZED
+	case identity == nil:
+		resp.State = tokendv1.GetStatusResponse_STATE_LOCKED
+		resp.LockedSince, resp.LockReason = timestamppb.New(lock.since), lock.reason
 	default:
 		resp.Recipient = identity.Recipient()
+		if locksIn < maxLockAfter {
+			resp.LocksAt = timestamppb.New(time.Now().Add(locksIn))
+		}
+	}
+	if identity != nil && further != nil {
+		resp.Problem = settings.Identities + ": " + further.Error()
+	}
+	if identity != nil && resp.Profiles == 0 && moved == "" {
+		if elsewhere := d.elsewhere(ctx); elsewhere != "" {
+			resp.Problem = elsewhere
+		}
+	}
+	if moved != "" {
+		resp.Problem = status.Convert(d.errMoved(moved)).Message()
+	}
+	if file != nil {
+		resp.IdentityFile = file.Path
+		resp.IdentityProtection = protectionNames[file.Protection.Kind]
 	}
 	if b != nil {
 		addStandings(resp, b.Standings())
@@ -154,7 +143,7 @@ func addStandings(resp *tokendv1.GetStatusResponse, standings []broker.Standing)
 
 func count(ctx context.Context, s store.Store, resp *tokendv1.GetStatusResponse) int32 {
 	entries, err := s.List(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrLocked) {
 		resp.Problem = err.Error()
 	}
 	return int32(len(entries))
@@ -173,11 +162,8 @@ func (s *admin) Reload(ctx context.Context, _ *tokendv1.ReloadRequest) (*tokendv
 		}
 	}
 	d.log.Info("reloading", "by", caller(ctx))
-	d.open()
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if d.problem != nil {
-		return nil, storeError(d.problem)
+	if err := d.open(ctx); err != nil {
+		return nil, err
 	}
 	return resp, nil
 }

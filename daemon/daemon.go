@@ -5,12 +5,11 @@ package daemon
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -29,6 +29,7 @@ import (
 	"tokend/internal/harden"
 	"tokend/internal/settings"
 	"tokend/internal/socket"
+	"tokend/internal/worker"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
 	"tokend/store"
@@ -46,6 +47,9 @@ const (
 	streamTime = 10 * time.Minute
 	// answerTime is kept of a caller's deadline for the answer's way back.
 	answerTime = 200 * time.Millisecond
+	// relookTime leaves those who were ended by a lock the time to let go of what they
+	// hold.
+	relookTime = 20 * time.Millisecond
 	// checkEvery is how often the daemon looks whether it can still be found,
 	// and whether it is idle.
 	checkEvery = 5 * time.Second
@@ -55,11 +59,28 @@ const (
 // means. Clients that do not care leave it out.
 const dirHeader = "tokend-dir"
 
+// profileStore is where texts are kept.
+type profileStore interface {
+	store.Store
+	// CheckPut says whether Put could write, with its errors, as far as that can be
+	// known before there is anything to write.
+	CheckPut(ctx context.Context, name string, replaces store.Version) error
+	Unlock(*store.Identity)
+	Lock()
+}
+
+// openState is which identity there is, and whether it is open.
+type openState struct {
+	file     *store.IdentityFile // nil: there is none yet
+	fileSum  [sha256.Size]byte   // of its bytes
+	identity *store.Identity     // nil where file is not: locked
+}
+
 // Daemon is one user's credential daemon.
 type Daemon struct {
 	settings    *settings.Settings
 	version     string
-	protections []harden.Protection
+	protections func() []harden.Protection
 	log         *slog.Logger
 	started     time.Time
 	listener    *socket.Listener
@@ -71,20 +92,36 @@ type Daemon struct {
 	events      *events
 	watched     *semaphore.Weighted // tokens
 
+	worker    worker.Process
+	unlocking unlockers
+	deriving  *semaphore.Weighted // keys from what they answer: one at a time
+	wrapping  *semaphore.Weighted // see wrap
+
+	relook  chan struct{} // has one when it may be time to lock sooner than Serve thinks
+	heed    sync.Once
+	heeding sync.WaitGroup // ended by stopping
+
+	streaming map[string]bool // by full method
+
+	wipe  atomic.Bool  // it has been locked since Serve's last look
 	calls atomic.Int64 // taken since the start
-	// For Serve alone: calls at its last look, and whether memory has been given
-	// back since it last changed.
-	seen  int64
-	given bool
+	used  atomic.Int64 // BootTime of the last call that needs a key
+	// For Serve alone: calls at its last look, and calls and fetches when memory was
+	// last given back.
+	seen, given int64
+	wipes       int // how often that is to be done again
 
 	// mu guards the fields that follow.
 	mu       sync.RWMutex
-	profiles *store.Age      // nil: problem says why
-	sessions *store.Age      // likewise
-	broker   *broker.Broker  // likewise
-	identity *store.Identity // nil: there is none yet, or problem says why
+	profiles profileStore   // nil: problem says why
+	sessions *store.Age     // likewise
+	broker   *broker.Broker // likewise
 	problem  error
-	warned   bool // who asked to stop was told what would be lost
+	openState
+	further error // why TOKEND_IDENTITIES is of no use, or nil
+	lock    lockState
+	moved   string // kind of store that Migrate has moved the profiles to; "": none
+	warned  bool   // who asked to stop was told what would be lost
 	// era lasts until opened says something else, which is told when.
 	era    context.Context
 	endEra context.CancelFunc
@@ -93,7 +130,7 @@ type Daemon struct {
 
 // New opens the stores and the identity as far as they can be opened. A store
 // that cannot is each call's error, not New's.
-func New(s *settings.Settings, version string, protections []harden.Protection, log *slog.Logger) *Daemon {
+func New(s *settings.Settings, version string, protections func() []harden.Protection, log *slog.Logger) *Daemon {
 	d := &Daemon{
 		settings:    s,
 		version:     version,
@@ -103,7 +140,12 @@ func New(s *settings.Settings, version string, protections []harden.Protection, 
 		health:      health.NewServer(),
 		trust:       newTrust(s.TrustFile(), s.Get(settings.Trust) == "all"),
 		events:      newEvents(),
+		streaming:   make(map[string]bool),
 		watched:     semaphore.NewWeighted(maxWatched),
+		worker:      worker.Process{Plugins: s.Plugins()},
+		deriving:    semaphore.NewWeighted(1),
+		wrapping:    semaphore.NewWeighted(1),
+		relook:      make(chan struct{}, 1),
 	}
 	d.stopping, d.beginStop = context.WithCancel(context.Background())
 	d.era, d.endEra = context.WithCancel(context.Background())
@@ -114,6 +156,8 @@ func New(s *settings.Settings, version string, protections []harden.Protection, 
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(prefaceTime),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTime}),
+		grpc.InTapHandle(d.tapped),
+		grpc.ForceServerCodecV2(wire{encoding.GetCodecV2("proto")}),
 		grpc.ChainUnaryInterceptor(d.unary),
 		grpc.ChainStreamInterceptor(d.stream),
 	)
@@ -121,7 +165,15 @@ func New(s *settings.Settings, version string, protections []harden.Protection, 
 	tokendv1grpc.RegisterProfileServiceServer(d.server, &profiles{d: d})
 	tokendv1grpc.RegisterDaemonServiceServer(d.server, &admin{d: d})
 	healthpb.RegisterHealthServer(d.server, d.health)
-	d.open()
+	for service, info := range d.server.GetServiceInfo() {
+		for _, m := range info.Methods {
+			if m.IsServerStream || m.IsClientStream {
+				d.streaming["/"+service+"/"+m.Name] = true
+			}
+		}
+	}
+	d.used.Store(int64(BootTime()))
+	_ = d.open(context.Background()) // what is wrong, each call says
 	return d
 }
 
@@ -132,7 +184,7 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(l) }()
 
-	tick := time.NewTicker(checkEvery)
+	tick := time.NewTimer(0)
 	defer tick.Stop()
 	err := func() error {
 		for {
@@ -144,7 +196,11 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 			case err := <-served:
 				served <- nil // for below
 				return err
+			case <-d.relook:
+				tick.Reset(relookTime)
 			case <-tick.C:
+				tick.Reset(min(checkEvery, d.lockIfDue()))
+				d.heedLogind()
 				d.giveBack()
 				if l.Lost() {
 					return fmt.Errorf("socket %s was removed or replaced by somebody else", l.Addr())
@@ -158,6 +214,7 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 	force := time.AfterFunc(stopTime, d.server.Stop)
 	d.server.GracefulStop()
 	force.Stop()
+	d.heeding.Wait()
 	err = errors.Join(err, <-served)
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -176,69 +233,33 @@ func (d *Daemon) unsaved() []string {
 	return d.broker.Unsaved()
 }
 
-// giveBack returns memory that a burst of calls has left as garbage, with what
-// secrets are in it, once no call has come for a while.
+// giveBack returns memory that calls and renewals have left as garbage, with what
+// secrets are in it, once no call has come for a while, or at once after a lock.
 func (d *Daemon) giveBack() {
-	if calls := d.calls.Load(); calls != d.seen {
-		d.seen, d.given = calls, false
-		return
+	d.mu.RLock()
+	b := d.broker
+	d.mu.RUnlock()
+	calls := d.calls.Load()
+	done := calls
+	if b != nil {
+		done += b.Fetches()
 	}
-	if !d.given {
-		debug.FreeOSMemory()
-		d.given = true
+	idle, locked := calls == d.seen, d.wipe.Swap(false)
+	if d.seen = calls; done != d.given || locked {
+		d.given, d.wipes = done, 2 // what was still held at the first is not at the second
 	}
-}
-
-// open opens the stores if they are not, and the identity that there is now.
-func (d *Daemon) open() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.problem = d.openStores()
-	if d.problem == nil {
-		id, err := store.LoadIdentity(d.settings.IdentityFile())
-		switch {
-		case err == nil:
-			if d.identity != nil && d.identity.Recipient() != id.Recipient() {
-				d.broker.Drop()
-			}
-			d.unlock(id)
-		case errors.Is(err, fs.ErrNotExist):
-			d.identity = nil
-			d.broker.Drop()
-			d.profiles.Lock()
-			d.sessions.Lock()
-		default:
-			d.problem = err
-		}
-	}
-	if d.problem != nil {
-		d.log.Error("the store cannot be opened", "err", d.problem)
-	}
-	d.tell()
-}
-
-// tell tells watchers, of health and of tokens, whether tokens can be had. The
-// caller holds mu.
-func (d *Daemon) tell() {
-	serving := healthpb.HealthCheckResponse_NOT_SERVING
-	state := fmt.Sprint("problem ", d.problem)
-	if d.problem == nil && d.identity != nil {
-		serving = healthpb.HealthCheckResponse_SERVING
-		state = "open with " + d.identity.Recipient()
-	}
-	d.health.SetServingStatus(tokendv1grpc.TokenService_ServiceDesc.ServiceName, serving)
-	if state != d.told {
-		d.told = state
-		d.endEra()
-		d.era, d.endEra = context.WithCancel(context.Background())
+	if d.wipes > 0 && (idle || locked) {
+		d.wipes--
+		harden.Wipe()
 	}
 }
 
+// openStores opens the stores if they are not. The caller holds mu.
 func (d *Daemon) openStores() error {
 	if d.broker != nil {
 		return nil
 	}
-	profiles, err := store.OpenAge(d.settings.ProfilesDir(), d.trust.recipients)
+	profiles, err := d.openProfiles(d.settings.Get(settings.Store))
 	if err != nil {
 		return err
 	}
@@ -261,41 +282,11 @@ func (d *Daemon) openStores() error {
 	return nil
 }
 
-// unlock opens the stores with id. The caller holds mu.
-func (d *Daemon) unlock(id *store.Identity) {
-	d.identity = id
-	d.profiles.Unlock(id)
-	d.sessions.Unlock(id)
-	d.trust.setKey(id.Derive("tokend trust file v1"))
-	d.broker.Resume()
-}
-
-// house is what calls work with once the stores are open.
-type house struct {
-	profiles *store.Age
-	broker   *broker.Broker
-}
-
-// opened returns the stores if there is an identity to use them with.
-func (d *Daemon) opened() (house, error) {
-	h, _, err := d.openedNow()
-	return h, err
-}
-
-// openedNow is opened, with a context that ends when it says something else.
-func (d *Daemon) openedNow() (house, context.Context, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	switch {
-	case d.problem != nil:
-		return house{}, d.era, storeError(d.problem)
-	case d.identity == nil:
-		return house{}, d.era, failure(tokendv1.Reason_REASON_NOT_INITIALIZED, "no identity yet")
-	}
-	return house{d.profiles, d.broker}, d.era, nil
-}
-
 func (d *Daemon) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	from := peerOf(ctx)
+	if err := begin(ctx, from); err != nil {
+		return nil, err
+	}
 	d.calls.Add(1)
 	if err := d.checkDir(ctx, info.FullMethod); err != nil {
 		return nil, err
@@ -308,14 +299,21 @@ func (d *Daemon) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	}
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	resp, err := handle(ctx, req)
-	if m, ok := resp.(proto.Message); ok && err == nil && proto.Size(m) > maxMessage {
+	resp, err := d.inEra(ctx, info.FullMethod, func(ctx context.Context) (any, error) { return handle(ctx, req) })
+	m, ok := resp.(proto.Message)
+	switch {
+	case err != nil || !ok:
+		return nil, err
+	case proto.Size(m) > maxMessage:
 		return nil, tooLarge()
 	}
-	return resp, err
+	return answer{m, from}, nil
 }
 
 func (d *Daemon) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if err := begin(s.Context(), peerOf(s.Context())); err != nil {
+		return err
+	}
 	if err := d.checkDir(s.Context(), info.FullMethod); err != nil {
 		return err
 	}
@@ -329,7 +327,10 @@ func (d *Daemon) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInf
 	}
 	defer cancel()
 	defer context.AfterFunc(d.stopping, cancel)()
-	return handle(srv, &endingStream{s, ctx, d})
+	_, err := d.inEra(ctx, info.FullMethod, func(ctx context.Context) (any, error) {
+		return nil, handle(srv, &endingStream{s, ctx, d})
+	})
+	return err
 }
 
 // endingStream is a stream that ends when the daemon does: watchers would keep it

@@ -36,6 +36,7 @@ import (
 	"tokend/internal/harden"
 	"tokend/internal/settings"
 	"tokend/internal/socket"
+	"tokend/internal/worker"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
 	"tokend/store"
@@ -44,7 +45,17 @@ import (
 
 const secret = "CANARY-client-secret"
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	worker.Main() // this program is also what the daemon starts as its worker
+	if socket := os.Getenv("DAEMON_TEST_CALL"); socket != "" {
+		if err := callOnce(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A world is a daemon in a home of its own, a connection to it, and an
 // authorization server.
@@ -89,7 +100,7 @@ func newHome(t *testing.T) string {
 	t.Cleanup(func() { os.RemoveAll(home) })
 	t.Setenv("HOME", home)
 	for _, name := range []string{"XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR",
-		settings.Dir, settings.Socket, settings.Store, settings.Trust, settings.RateLimit, settings.Profile} {
+		settings.Dir, settings.Socket, settings.Store, settings.Trust, settings.RateLimit, settings.AutoLock, settings.LockOn, settings.Profile} {
 		t.Setenv(name, "")
 	}
 	return home
@@ -127,7 +138,9 @@ func startWorld(t *testing.T, home string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := daemon.New(w.settings, "v-test", []harden.Protection{{Name: "tests", Active: true, Detail: "run"}},
+	d := daemon.New(w.settings, "v-test", func() []harden.Protection {
+		return []harden.Protection{{ID: "tests", Name: "tests", Active: true, Detail: "run"}}
+	},
 		slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
@@ -400,7 +413,7 @@ func TestInit(t *testing.T) {
 				t.Fatal(err)
 			}
 			created := resp.GetCreated()
-			file := w.settings.IdentityFile()
+			file := filepath.Join(w.settings.Get(settings.Dir), "identity.txt")
 			want := &tokendv1.InitResponse_Created{Recipient: created.GetRecipient(), IdentityFile: file, ProfilesDir: w.settings.ProfilesDir()}
 			if diff := cmp.Diff(want, created, protocmp.Transform()); diff != "" || !strings.HasPrefix(created.GetRecipient(), test.prefix) {
 				t.Errorf("created %v %s", created, diff)
@@ -450,7 +463,7 @@ func TestInitWithoutStart(t *testing.T) {
 		_, err = stream.Recv()
 		wantReason(t, err, codes.InvalidArgument, "REQUEST_INVALID", "start is required")
 	}
-	if _, err := os.Lstat(w.settings.IdentityFile()); !os.IsNotExist(err) {
+	if _, err := os.Lstat(filepath.Join(w.settings.Get(settings.Dir), "identity.txt")); !os.IsNotExist(err) {
 		t.Errorf("an identity was made: %v", err)
 	}
 }
@@ -824,11 +837,11 @@ func TestGetProfileIsMasked(t *testing.T) {
 // Other programs can put a file there that is no good; showing it says why.
 func TestGetProfileWithMistakes(t *testing.T) {
 	w := newInitialized(t)
-	id, err := store.LoadIdentity(w.settings.IdentityFile())
+	id, err := store.LoadIdentity(filepath.Join(w.settings.Get(settings.Dir), "identity.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	elsewhere, err := store.OpenAge(filepath.Join(w.home, "elsewhere"), nil)
+	elsewhere, err := store.OpenAge(filepath.Join(w.home, "elsewhere"), func(string, []byte) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1314,7 +1327,7 @@ func TestReloadIdentity(t *testing.T) {
 	ctx := t.Context()
 	w.put(t, "a", w.text())
 	first := w.mustGet(t, "a")
-	file := w.settings.IdentityFile()
+	file := filepath.Join(w.settings.Get(settings.Dir), "identity.txt")
 
 	// Put aside: nothing works, and nothing is kept.
 	if err := os.Rename(file, file+".old"); err != nil {
@@ -1447,8 +1460,11 @@ func TestStatus(t *testing.T) {
 			{Name: "TOKEND_STORE", Value: "age", Source: "default"},
 			{Name: "TOKEND_TRUST", Value: "file", Source: "default"},
 			{Name: "TOKEND_RATE_LIMIT", Value: "20", Source: "default"},
+			{Name: "TOKEND_AUTO_LOCK", Value: "off", Source: "default"},
+			{Name: "TOKEND_LOCK_ON", Value: "auto", Source: "default"},
 		},
-		Protections: []*tokendv1.Protection{{Name: "tests", Active: true, Detail: "run"}},
+		IdentityProtection: "none", ConfigFile: w.settings.ConfigFile,
+		Protections: []*tokendv1.Protection{{Id: "tests", Name: "tests", Active: true, Detail: "run"}},
 	}
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 		t.Error(diff)

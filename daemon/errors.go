@@ -111,7 +111,17 @@ func invalidName(field string, err error) error {
 
 // storeError is a store's error that is about no one profile.
 func storeError(err error) error {
+	if errors.Is(err, store.ErrLocked) {
+		return locked()
+	}
 	return failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE, err.Error())
+}
+
+func locked() error { return failure(tokendv1.Reason_REASON_LOCKED, "locked") }
+
+// recipientsError is the error of an .age-recipients file that cannot be used.
+func recipientsError(e *store.RecipientsError, meta ...string) error {
+	return failure(tokendv1.Reason_REASON_PROFILE_INVALID, e.Error(), append(meta, "folder", e.Folder+"/")...)
 }
 
 // profileError turns the errors of broker, profile and store into the call's.
@@ -122,6 +132,7 @@ func profileError(name string, err error) error {
 		answer    *oauth.Error
 		refused   *broker.RefusedError
 		untrusted *store.UntrustedError
+		wrongFile *store.RecipientsError
 		collision *store.CollisionError
 		login     *broker.LoginError
 		subject   *broker.SubjectError
@@ -142,7 +153,7 @@ func profileError(name string, err error) error {
 	case errors.Is(err, store.ErrNotExist):
 		return failure(tokendv1.Reason_REASON_PROFILE_NOT_FOUND, "no such profile", "profile", name)
 	case errors.Is(err, store.ErrLocked):
-		return p(tokendv1.Reason_REASON_LOCKED)
+		return failure(tokendv1.Reason_REASON_LOCKED, "locked", "profile", name)
 	case errors.Is(err, store.ErrConflict):
 		return failure(tokendv1.Reason_REASON_VERSION_CHANGED, "it was changed by somebody else meanwhile; nothing was written", "profile", name)
 	case errors.As(err, &badName):
@@ -152,6 +163,8 @@ func profileError(name string, err error) error {
 	case errors.As(err, &untrusted):
 		folder := untrusted.Folder + "/"
 		return failure(tokendv1.Reason_REASON_UNTRUSTED, "the recipients file of folder "+folder+" has not been trusted on this machine", "profile", name, "folder", folder)
+	case errors.As(err, &wrongFile):
+		return recipientsError(wrongFile, "profile", name)
 	case errors.Is(err, broker.ErrUntrusted):
 		return p(tokendv1.Reason_REASON_UNTRUSTED)
 	case errors.As(err, &mistakes):

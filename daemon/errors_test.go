@@ -144,7 +144,7 @@ func TestProblem(t *testing.T) {
 			Variable: "OAUTH2_REFRESH_TOKEN", OauthError: "invalid_grant"}},
 		{&broker.SubjectError{Profile: "b", Err: broker.ErrUntrusted}, &tokendv1.Problem{
 			Reason: tokendv1.Reason_REASON_UNTRUSTED, Message: "b: its text has not been trusted on this machine"}},
-		{store.ErrLocked, &tokendv1.Problem{Reason: tokendv1.Reason_REASON_LOCKED, Message: store.ErrLocked.Error()}},
+		{store.ErrLocked, &tokendv1.Problem{Reason: tokendv1.Reason_REASON_LOCKED, Message: "locked"}},
 		{context.Canceled, &tokendv1.Problem{Message: "context canceled"}},
 	} {
 		if diff := cmp.Diff(test.want, problem("a", profileError("a", test.err)), protocmp.Transform()); diff != "" {

@@ -71,6 +71,15 @@ func (e *events) add(b broker.Event) {
 	if !b.Ends.IsZero() {
 		event.ExpiresAt = timestamppb.New(b.Ends)
 	}
+	e.keep(event)
+}
+
+// tell tells all watchers of something about the daemon itself.
+func (e *events) tell(kind tokendv1.WatchEventsResponse_Kind, message string) {
+	e.keep(&tokendv1.WatchEventsResponse{Kind: kind, Time: timestamppb.Now(), Message: message})
+}
+
+func (e *events) keep(event *tokendv1.WatchEventsResponse) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.kept) == keptEvents {

@@ -188,7 +188,7 @@ func (s *profiles) free(ctx context.Context, h house, name string, replace bool)
 func (s *profiles) loginProfile(ctx context.Context, h house, name string, start *tokendv1.LoginRequest_Start, person login.Person) (*tokendv1.LoginResponse_Done, error) {
 	p, err := h.broker.Prepare(ctx, name)
 	if errors.Is(err, store.ErrNotExist) {
-		return nil, noSuchProfile(ctx, h.profiles, name)
+		return nil, h.noSuchProfile(ctx, name)
 	}
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -12,6 +13,7 @@ import (
 
 	"tokend/broker"
 	"tokend/internal/envfile"
+	"tokend/internal/harden"
 	"tokend/profile"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
@@ -41,7 +43,9 @@ func (s *profiles) ListProfiles(ctx context.Context, req *tokendv1.ListProfilesR
 	}
 	h, err := s.d.opened()
 	if err != nil {
-		return nil, err
+		if h, err = s.d.listable(err); err != nil {
+			return nil, err
+		}
 	}
 	entries, err := h.profiles.List(ctx)
 	if err != nil {
@@ -118,12 +122,8 @@ func (s *profiles) PutProfile(ctx context.Context, req *tokendv1.PutProfileReque
 	if err != nil {
 		return nil, err
 	}
-	text, err := profile.Parse(data)
-	if err == nil {
-		_, err = text.Profile(nil)
-	}
-	if err != nil {
-		return nil, profileError(name, err)
+	if err := checkText(name, data); err != nil {
+		return nil, err
 	}
 	// What trust there is must be known before anything is written.
 	t, err := s.d.trust.answer(name, data)
@@ -131,15 +131,32 @@ func (s *profiles) PutProfile(ctx context.Context, req *tokendv1.PutProfileReque
 		return nil, storeError(err)
 	}
 	version, err := h.profiles.Put(ctx, name, data, store.Version(req.GetReplaces()))
-	if errors.Is(err, store.ErrConflict) && req.GetReplaces() == "" {
-		return nil, failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "it exists already", "profile", name)
-	}
 	if err != nil {
-		return nil, profileError(name, err)
+		return nil, putError(name, req.GetReplaces(), err)
 	}
 	h.broker.Forget(name)
 	s.d.log.Info("profile written", "profile", name, "by", caller(ctx))
 	return &tokendv1.PutProfileResponse{Version: string(version), Trust: t}, nil
+}
+
+// checkText says what is wrong with a text that is to be stored.
+func checkText(name string, data []byte) error {
+	text, err := profile.Parse(data)
+	if err == nil {
+		_, err = text.Profile(nil)
+	}
+	if err != nil {
+		return profileError(name, err)
+	}
+	return nil
+}
+
+// putError turns what the store says to a new text into the call's error.
+func putError(name, replaces string, err error) error {
+	if errors.Is(err, store.ErrConflict) && replaces == "" {
+		return failure(tokendv1.Reason_REASON_ALREADY_EXISTS, "it exists already", "profile", name)
+	}
+	return profileError(name, err)
 }
 
 func (s *profiles) DeleteProfile(ctx context.Context, req *tokendv1.DeleteProfileRequest) (*tokendv1.DeleteProfileResponse, error) {
@@ -225,6 +242,15 @@ func (s *profiles) RevealProfile(ctx context.Context, req *tokendv1.RevealProfil
 	if err != nil {
 		return nil, err
 	}
+	if req.GetTrustedOnly() {
+		trusted, err := s.d.trust.text(req.GetName(), data)
+		if err != nil {
+			return nil, storeError(err)
+		}
+		if !trusted {
+			return nil, profileError(req.GetName(), broker.ErrUntrusted)
+		}
+	}
 	s.d.log.Info("profile revealed", "profile", req.GetName(), "to", caller(ctx))
 	resp := &tokendv1.RevealProfileResponse{Version: string(version)}
 	switch req.GetForm() {
@@ -234,6 +260,12 @@ func (s *profiles) RevealProfile(ctx context.Context, req *tokendv1.RevealProfil
 		text, err := profile.Parse(data)
 		if err != nil {
 			return nil, profileError(req.GetName(), err)
+		}
+		for _, v := range text.Vars {
+			if !utf8.ValidString(v.Value) { // which protobuf does not take
+				return nil, profileError(req.GetName(), &profile.Mistakes{List: []profile.Mistake{{Line: v.Line, Variable: v.Name,
+					Message: "its value is not UTF-8, so that it can be had as part of the text only (FORM_TEXT)"}}})
+			}
 		}
 		resp.Content = &tokendv1.RevealProfileResponse_Variables{Variables: variables(text)}
 	default:
@@ -268,9 +300,17 @@ func (s *profiles) GetRecipients(ctx context.Context, req *tokendv1.GetRecipient
 	if err != nil {
 		return nil, err
 	}
-	r, err := h.profiles.Recipients(ctx, folder)
+	age, ok := h.profiles.(*store.Age)
+	if !ok {
+		return nil, failure(tokendv1.Reason_REASON_PROFILE_NOT_FOUND, "a keyring has no .age-recipients files", "folder", folder+"/")
+	}
+	r, err := age.Recipients(ctx, folder)
 	if errors.Is(err, store.ErrNotExist) {
 		return nil, failure(tokendv1.Reason_REASON_PROFILE_NOT_FOUND, "no .age-recipients file in folder "+folder+"/", "folder", folder+"/")
+	}
+	var wrong *store.RecipientsError
+	if errors.As(err, &wrong) {
+		return nil, recipientsError(wrong)
 	}
 	if err != nil {
 		return nil, storeError(err)
@@ -304,9 +344,11 @@ func (s *profiles) get(ctx context.Context, name string) (house, []byte, store.V
 	if err != nil {
 		return house{}, nil, "", err
 	}
-	data, version, err := h.profiles.Get(ctx, name)
+	var data []byte
+	var version store.Version
+	harden.Secretly(func() { data, version, err = h.profiles.Get(ctx, name) })
 	if errors.Is(err, store.ErrNotExist) {
-		return house{}, nil, "", noSuchProfile(ctx, h.profiles, name)
+		return house{}, nil, "", h.noSuchProfile(ctx, name)
 	}
 	if err != nil {
 		return house{}, nil, "", profileError(name, err)
@@ -328,7 +370,7 @@ func (s *profiles) stat(ctx context.Context, name string) (house, store.Version,
 		return house{}, "", profileError(name, err)
 	}
 	if version == "" {
-		return house{}, "", noSuchProfile(ctx, h.profiles, name)
+		return house{}, "", h.noSuchProfile(ctx, name)
 	}
 	return h, version, nil
 }

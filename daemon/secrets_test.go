@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -113,7 +114,7 @@ func TestNoSecretLeaves(t *testing.T) {
 	server := people(t, authserver.Config{
 		Registration: true, RegistrationToken: "CANARY-initial", DPoPNonce: true, Users: map[string]string{"alice": password},
 	})
-	identity, err := os.ReadFile(w.settings.IdentityFile())
+	identity, err := os.ReadFile(filepath.Join(w.settings.Get(settings.Dir), "identity.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,6 +220,26 @@ func TestNoSecretLeaves(t *testing.T) {
 	_, _ = w.profiles.GetRecipients(ctx, &tokendv1.GetRecipientsRequest{})
 	_, _ = w.init(t, &tokendv1.InitRequest_Start{})
 	_, _ = w.daemon.Reload(ctx, &tokendv1.ReloadRequest{})
+	for _, content := range []string{texts["a"], texts["d"], "age-encryption.org/v1\n-> X25519 a\n\n--- b\n"} {
+		_, _ = w.profiles.ImportProfile(ctx, &tokendv1.ImportProfileRequest{Name: "imported", Content: []byte(content)})
+	}
+	_, _ = w.profiles.ExportProfile(ctx, &tokendv1.ExportProfileRequest{Name: "imported"})
+	if rekey, err := w.profiles.RekeyProfiles(ctx, &tokendv1.RekeyProfilesRequest{}); err == nil {
+		for err == nil {
+			_, err = rekey.Recv()
+		}
+	}
+	for _, to := range []string{"age", "CANARY-store"} {
+		if migrate, err := w.daemon.Migrate(ctx, &tokendv1.MigrateRequest{To: to}); err == nil {
+			_, _ = migrate.Recv()
+		}
+	}
+	by, key := bySSH(t)
+	canaries[strings.Split(key, "\n")[1]] = "an SSH key"
+	w.protect(t, by, key)
+	w.lock(t)
+	_, _, _ = w.unlock(t, &tokendv1.UnlockRequest_Start{}, "CANARY-key", key)
+	w.protect(t, byNothing(), key)
 	_, _ = w.profiles.DeleteProfile(ctx, &tokendv1.DeleteProfileRequest{Name: "moved/a"})
 	_, _ = w.daemon.GetStatus(ctx, &tokendv1.GetStatusRequest{})
 	events, err := w.daemon.WatchEvents(ctx, &tokendv1.WatchEventsRequest{Recent: true})
@@ -336,7 +357,7 @@ func (w *world) openProfile(t *testing.T, name string) string {
 
 func (w *world) openStore(t *testing.T, dir string) *store.Age {
 	t.Helper()
-	id, err := store.LoadIdentity(w.settings.IdentityFile())
+	id, err := store.LoadIdentity(filepath.Join(w.settings.Get(settings.Dir), "identity.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}

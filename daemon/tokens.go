@@ -149,7 +149,7 @@ func revoke(ctx context.Context, h house, name string) (broker.Revoked, error) {
 	}
 	r, err := h.broker.Revoke(ctx, name)
 	if errors.Is(err, store.ErrNotExist) {
-		return r, noSuchProfile(ctx, h.profiles, name)
+		return r, h.noSuchProfile(ctx, name)
 	}
 	if err != nil {
 		return r, profileError(name, err)
@@ -178,7 +178,7 @@ func (s *tokens) CreateDPoPProof(ctx context.Context, req *tokendv1.CreateDPoPPr
 	var place *broker.PlaceError
 	switch {
 	case errors.Is(err, store.ErrNotExist):
-		return nil, noSuchProfile(ctx, h.profiles, req.GetProfile())
+		return nil, h.noSuchProfile(ctx, req.GetProfile())
 	case errors.Is(err, broker.ErrNotOurs):
 		return nil, invalid("access_token", err.Error())
 	case errors.As(err, &place):
@@ -247,17 +247,20 @@ func checkScopes(scopes []string) error {
 // tokenError is profileError with a suggestion where the profile is not there.
 func tokenError(ctx context.Context, h house, name string, err error) error {
 	if errors.Is(err, store.ErrNotExist) && !errors.As(err, new(*broker.SubjectError)) {
-		return noSuchProfile(ctx, h.profiles, name)
+		return h.noSuchProfile(ctx, name)
 	}
 	return profileError(name, err)
 }
 
 // noSuchProfile names the nearest profile that there is.
-func noSuchProfile(ctx context.Context, s store.Store, name string) error {
+func (h house) noSuchProfile(ctx context.Context, name string) error {
 	var names []string
-	if entries, err := s.List(ctx); err == nil {
+	if entries, err := h.profiles.List(ctx); err == nil {
 		for _, e := range entries {
 			names = append(names, e.Name)
+		}
+		if elsewhere := h.elsewhere(ctx); len(names) == 0 && elsewhere != "" {
+			return failure(tokendv1.Reason_REASON_SETTINGS_INVALID, elsewhere, "profile", name)
 		}
 	}
 	return failure(tokendv1.Reason_REASON_PROFILE_NOT_FOUND, "no such profile",

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"tokend/internal/settings"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/test/authserver"
 )
@@ -336,7 +337,7 @@ func TestSessionOfAnotherIdentity(t *testing.T) {
 		w.put(t, name, loginText(server))
 		w.mustLogin(t, name, server)
 	}
-	if err := os.Remove(w.settings.IdentityFile()); err != nil {
+	if err := os.Remove(filepath.Join(w.settings.Get(settings.Dir), "identity.txt")); err != nil {
 		t.Fatal(err)
 	}
 	w.reload(t)

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	tokendv1 "tokend/proto/tokend/v1"
+	"tokend/store"
 )
 
 // trust answers whether the user has trusted a text. It reads the trust file
@@ -39,9 +40,11 @@ func newTrust(file string, all bool) *trust {
 	return &trust{file: file, all: all}
 }
 
+// setKey gives trust the key that it works with; nil takes it away.
 func (t *trust) setKey(key []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	clear(t.key)
 	t.key = key
 }
 
@@ -49,6 +52,9 @@ func (t *trust) setKey(key []byte) {
 func (t *trust) text(name string, text []byte) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.key == nil {
+		return false, store.ErrLocked
+	}
 	return t.trusts(name, t.hash(name, text))
 }
 
@@ -75,6 +81,9 @@ func (t *trust) recipients(folder string, lines []byte) bool {
 func (t *trust) answer(name string, text []byte) (*tokendv1.Trust, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.key == nil {
+		return nil, store.ErrLocked
+	}
 	hash := t.hash(name, text)
 	trusted, err := t.trusts(name, hash)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"tokend/broker"
-	"tokend/oauth"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
 )
@@ -83,7 +82,7 @@ type watched struct {
 	// What of this has yet to be sent: the token before what keeps it from being
 	// renewed.
 	tokenDue, errDue bool
-	sent             oauth.Secret // the token that was sent last
+	sent             string // the fingerprint of the token that was sent last
 }
 
 // follow keeps the state of one token for as long as ctx lasts.
@@ -119,7 +118,7 @@ func (w *watch) set(i int, t broker.Token, err error) {
 	queued := it.tokenDue || it.errDue
 	it.token, it.err, it.at = t, err, BootTime()
 	it.errDue = err != nil
-	it.tokenDue = !t.Access.IsZero() && (err == nil || t.Access != it.sent)
+	it.tokenDue = !t.Access.IsZero() && (err == nil || broker.Fingerprint(t.Access.Reveal()) != it.sent)
 	if !queued {
 		w.due = append(w.due, i)
 		offer(w.wake, struct{}{})
@@ -138,7 +137,7 @@ func (w *watch) next() *tokendv1.WatchTokenResponse {
 	resp := &tokendv1.WatchTokenResponse{Index: int32(i), Profile: it.request.Profile}
 	old := BootTime() - it.at
 	if it.tokenDue {
-		it.tokenDue, it.sent = false, it.token.Access
+		it.tokenDue, it.sent = false, broker.Fingerprint(it.token.Access.Reveal())
 		t := it.token
 		t.Remaining = max(0, t.Remaining-old)
 		resp.Event = &tokendv1.WatchTokenResponse_Token{Token: tokenResponse(t)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -116,7 +117,7 @@ func TestWatchGoesOn(t *testing.T) {
 	}
 	none := &tokendv1.Problem{Reason: tokendv1.Reason_REASON_NOT_INITIALIZED, Message: "no identity yet"}
 	problems(none)
-	file := w.settings.IdentityFile()
+	file := filepath.Join(w.settings.Get(settings.Dir), "identity.txt")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +217,7 @@ func TestWatchLimit(t *testing.T) {
 // then has the last state of each.
 func TestWatchSlowReader(t *testing.T) {
 	w := newWorld(t)
-	file := w.settings.IdentityFile()
+	file := filepath.Join(w.settings.Get(settings.Dir), "identity.txt")
 	// The client's window of 64 KiB stays as it is.
 	conn, err := grpc.NewClient("unix:"+w.settings.Get(settings.Socket), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(1<<20))
@@ -282,7 +283,7 @@ func TestWatchSlowReader(t *testing.T) {
 // piled up.
 func TestStopEndsSlowWatch(t *testing.T) {
 	w := newWorld(t)
-	file := w.settings.IdentityFile()
+	file := filepath.Join(w.settings.Get(settings.Dir), "identity.txt")
 	names := make([]string, 256)
 	for i := range names {
 		names[i] = fmt.Sprintf("%s/%s/%s/%s/%d", strings.Repeat("x", 60), strings.Repeat("y", 60), strings.Repeat("z", 60), strings.Repeat("z", 60), i)

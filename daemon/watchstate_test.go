@@ -26,6 +26,7 @@ func (s contextStream) Context() context.Context { return s.ctx }
 
 func TestOnlyWatchesHaveNoTimeLimit(t *testing.T) {
 	d := &Daemon{settings: &settings.Settings{}}
+	d.era, d.endEra = context.WithCancel(t.Context())
 	d.stopping, d.beginStop = context.WithCancel(t.Context())
 	for method, endless := range map[string]bool{
 		healthpb.Health_Watch_FullMethodName:                     true,

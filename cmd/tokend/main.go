@@ -22,6 +22,8 @@ import (
 	"tokend/internal/harden"
 	"tokend/internal/settings"
 	"tokend/internal/socket"
+	"tokend/internal/worker"
+	"tokend/store"
 )
 
 // version is set by the linker.
@@ -54,6 +56,8 @@ const (
 	exitConfig = 78
 )
 
+var errFolder = errors.New("a folder cannot be used")
+
 func main() {
 	os.Exit(run())
 }
@@ -63,6 +67,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "tokend:", err)
 		return 1
 	}
+	worker.Main()
 	flags := flag.NewFlagSet("tokend", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	dir := flags.String("dir", "", "")
@@ -107,7 +112,7 @@ func run() int {
 	switch {
 	case errors.As(err, &wrong):
 		reason, exit = "SETTINGS_INVALID", exitConfig
-	case errors.As(err, &folder):
+	case errors.As(err, &folder), errors.Is(err, errFolder):
 		reason, exit = "STORE_UNAVAILABLE", exitStore
 	}
 	_ = ready.say("error " + reason + " " + err.Error()) // it is on stderr too
@@ -117,8 +122,7 @@ func run() int {
 // serve runs the daemon from its first secret to its last. Whoever finds the
 // store served already says so and leaves.
 func serve(flags map[string]string, logFile string, ready *readiness) error {
-	protections, err := harden.Process()
-	if err != nil {
+	if err := harden.Process(); err != nil {
 		return err
 	}
 	s, err := settings.Load(flags)
@@ -130,6 +134,12 @@ func serve(flags map[string]string, logFile string, ready *readiness) error {
 	}
 	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
 		return fmt.Errorf("making the state folder: %w", err)
+	}
+	// Before the lock and the log are written there.
+	for _, dir := range []string{s.Get(settings.Dir), s.StateDir} {
+		if err := store.CheckFolder(dir); err != nil {
+			return fmt.Errorf("%w: %w", errFolder, err)
+		}
 	}
 	waiting, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -158,7 +168,7 @@ func serve(flags map[string]string, logFile string, ready *readiness) error {
 	defer func() { _ = l.Close() }()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	d := daemon.New(s, version, protections, log)
+	d := daemon.New(s, version, harden.Active, log)
 	if err := lock.Publish(s.Get(settings.Socket)); err != nil {
 		return err
 	}

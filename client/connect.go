@@ -69,10 +69,11 @@ var passed = []string{
 	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 }
 
-const fixedPath = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+// DaemonPath is the PATH of a daemon that was started by Autostart.
+const DaemonPath = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 func environment() []string {
-	env := []string{fixedPath}
+	env := []string{"PATH=" + DaemonPath}
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, "XDG_") || strings.HasPrefix(name, "TOKEND_") || slices.Contains(passed, name) {

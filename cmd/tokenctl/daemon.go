@@ -20,57 +20,6 @@ import (
 	"tokend/internal/socket"
 )
 
-func initCommand(a *app) *cobra.Command {
-	var pq bool
-	c := &cobra.Command{
-		Use:   "init",
-		Short: "Make this user's identity, the key that profiles are encrypted to",
-		Long: `Make this user's identity: an age key, in a file that only you may read, to which
-profiles are encrypted. Nothing is asked, and an identity that is there is never
-touched.`,
-		Example: `  tokenctl init
-  tokenctl init --pq                          a hybrid post-quantum key`,
-		Args: atMost(0),
-		RunE: func(c *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(c.Context(), 30*time.Second)
-			defer cancel()
-			s, err := a.client.Open(ctx, api.MethodInit)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = s.Close() }()
-			if err := s.Send(&api.InitRequest{Start: &api.InitRequestStart{PostQuantum: pq}}); err != nil {
-				return err
-			}
-			event := &api.InitResponse{}
-			if err := s.Recv(event); err != nil {
-				return err
-			}
-			made := event.Created
-			if made == nil {
-				return errors.New("this tokend asks something that this tokenctl does not know; update tokenctl")
-			}
-			if a.output == "json" {
-				return sayJSON(struct {
-					Recipient    string `json:"recipient"`
-					IdentityFile string `json:"identity_file"`
-					ProfilesDir  string `json:"profiles_dir"`
-				}{made.Recipient, made.IdentityFile, made.ProfilesDir})
-			}
-			return say("%s\n", printable(fmt.Sprintf(`Identity   %s
-Profiles   %s
-Public key %s
-
-Whoever has the identity file can read your profiles, and without it nobody can:
-keep a copy somewhere safe. Next: tokenctl add NAME`,
-				made.IdentityFile, made.ProfilesDir, made.Recipient)))
-		},
-	}
-	c.Flags().BoolVar(&pq, "pq", false, "make the hybrid post-quantum type (ML-KEM-768 with X25519)")
-	a.outputFlag(c, "text", "json")
-	return c
-}
-
 func (a *app) status(ctx context.Context) (*api.GetStatusResponse, error) {
 	s := &api.GetStatusResponse{}
 	err := a.client.Call(ctx, api.MethodGetStatus, &api.GetStatusRequest{}, s)
@@ -184,6 +133,7 @@ func (a *app) statusWithout(mine *settings.Settings, cause error) error {
 
 func statusJSON(s *api.GetStatusResponse, mine *settings.Settings) any {
 	type protection struct {
+		ID     string `json:"id"`
 		Name   string `json:"name"`
 		Active bool   `json:"active"`
 		Detail string `json:"detail"`
@@ -229,6 +179,14 @@ func statusJSON(s *api.GetStatusResponse, mine *settings.Settings) any {
 		Protections   []protection  `json:"protections"`
 		Statuses      []standing    `json:"profile_statuses"`
 		Omitted       int32         `json:"profile_statuses_omitted"`
+
+		Protection      string `json:"identity_protection,omitempty"`
+		LockedSince     string `json:"locked_since,omitempty"`
+		LockedSinceUnix int64  `json:"locked_since_unix,omitempty"`
+		LockReason      string `json:"lock_reason,omitempty"`
+		LocksAt         string `json:"locks_at,omitempty"`
+		LocksAtUnix     int64  `json:"locks_at_unix,omitempty"`
+		ConfigFile      string `json:"config_file"`
 	}{
 		true, strings.ToLower(s.State.String()), s.Problem, s.Pid, s.Version, version,
 		s.StartedAt.Format(time.RFC3339), s.StartedAt.Unix(), s.Socket, s.Store,
@@ -236,12 +194,15 @@ func statusJSON(s *api.GetStatusResponse, mine *settings.Settings) any {
 		s.TrustFile, mine.LogFile(), s.Profiles, s.Sessions, s.CachedTokens, s.Connections,
 		listed(s.OrphanedSessions), listed(s.UnsavedSessions), s.QueuedRevocations, s.Goroutines,
 		nil, nil, []standing{}, s.ProfileStatusesOmitted,
+		s.IdentityProtection, "", 0, s.LockReason, "", 0, s.ConfigFile,
 	}
+	out.LockedSince, out.LockedSinceUnix = timeJSON(s.LockedSince)
+	out.LocksAt, out.LocksAtUnix = timeJSON(s.LocksAt)
 	for _, v := range s.Settings {
 		out.Settings = append(out.Settings, settingJSON{v.Name, v.Value, v.Source})
 	}
 	for _, p := range s.Protections {
-		out.Protections = append(out.Protections, protection{p.Name, p.Active, p.Detail})
+		out.Protections = append(out.Protections, protection{p.Id, p.Name, p.Active, p.Detail})
 	}
 	for _, p := range s.ProfileStatuses {
 		one := standing{Profile: p.Profile, Reason: reasonName(p.Reason), Message: p.Message}
@@ -267,14 +228,25 @@ func statusText(s *api.GetStatusResponse, mine *settings.Settings) string {
 	switch s.State {
 	case api.StateNotInitialized:
 		row("state", "not initialized; run: tokenctl init")
+	case api.StateLocked:
+		row("state", "%s", lockedText(s))
 	default:
 		row("state", "%s", inWords(s.State.String()))
+	}
+	if !s.LocksAt.IsZero() {
+		row("", "it locks at %s", clock(s.LocksAt))
 	}
 	if s.Problem != "" {
 		row("problem", "%s", s.Problem)
 	}
-	row("store", "%s, %d profiles in %s", s.Store, s.Profiles, s.ProfilesDir)
-	row("identity", "%s", s.IdentityFile)
+	row("store", "%s, %s in %s", s.Store, counted(s.Profiles, "profile"), s.ProfilesDir)
+	identity := s.IdentityFile
+	if s.IdentityProtection != "" {
+		identity += ", protected by " + protectedBy(s.IdentityProtection)
+	}
+	if s.State != api.StateNotInitialized {
+		row("identity", "%s", identity)
+	}
 	if s.Recipient != "" {
 		row("public key", "%s", s.Recipient)
 	}
@@ -292,6 +264,9 @@ func statusText(s *api.GetStatusResponse, mine *settings.Settings) string {
 	row("tokens", "%d cached", s.CachedTokens)
 	row("connections", "%d", s.Connections)
 	row("log", "%s", mine.LogFile())
+	if s.ConfigFile != "" {
+		row("configuration", "%s", s.ConfigFile)
+	}
 	for _, v := range s.Settings {
 		row(v.Name, "%s (%s)", v.Value, v.Source)
 	}
@@ -310,6 +285,18 @@ func statusText(s *api.GetStatusResponse, mine *settings.Settings) string {
 		fmt.Fprintf(&b, "and %s more\n", counted(s.ProfileStatusesOmitted, "profile"))
 	}
 	return b.String()
+}
+
+// lockedText says since when, why, and what to do.
+func lockedText(s *api.GetStatusResponse) string {
+	text := "locked"
+	if !s.LockedSince.IsZero() {
+		text += " since " + clock(s.LockedSince)
+	}
+	if s.LockReason != "" {
+		text += " (" + s.LockReason + ")"
+	}
+	return text + "; run: tokenctl unlock"
 }
 
 // profilesText is a line for each profile: its token, and what is to come of it.

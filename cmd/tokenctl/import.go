@@ -1,80 +1,406 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"tokend/client"
 	"tokend/client/api"
 )
 
 func importCommand(a *app) *cobra.Command {
+	var as string
+	var dryRun, replace bool
 	c := &cobra.Command{
-		Use:     "import",
-		Short:   "Make profiles from what other programs keep credentials in",
-		Example: "  tokenctl import google key.json",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError(c, "nothing is known of \""+args[0]+"\" to import")
+		Use:   "import FOLDER|FILE...",
+		Short: "Make profiles from what other programs keep credentials in",
+		Long: `Make profiles from env files: NAME.env, and NAME.env.age or NAME.age as dsec and
+passage keep them, which the daemon opens with the identities that it has.
+
+A file below FOLDER is named by its way from there, FOLDER/d000/dev/network.env.age
+as d000/dev/network, and a file called .env by its folder; --as goes before these
+names. A FILE is named by itself, or one alone by --as, if that does not end in a
+slash.
+
+A file that cannot be imported is named, and the others are. What stands there
+already, byte for byte, stays as it is: after an interruption, run it again. The
+profiles are trusted by being imported; the files stay where they are. With --dry-run
+they are opened and checked just so, and nothing is written.`,
+		Example: `  tokenctl import ~/.passage/store --dry-run
+  tokenctl import ~/dsec --as old
+  tokenctl import network.env --as dev/network
+  tokenctl import google key.json`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
 			}
-			return nil
+			ctx, stop := interruptible(c.Context())
+			defer stop()
+			t := &tree{app: a, as: as, alone: len(args) == 1}
+			for _, arg := range args {
+				if err := t.find(arg); err != nil {
+					return err
+				}
+			}
+			return t.importAll(ctx, dryRun, replace)
 		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(importGoogleCommand(a))
+	c.Flags().StringVar(&as, "as", "", "what the names begin with, or the name of the one file")
+	c.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "only say what would be imported")
+	c.Flags().BoolVar(&replace, "replace", false, "replace profiles that are there")
+	a.outputFlag(c, "text", "json")
+	c.AddCommand(importGoogleCommand(a), importOIDCAgentCommand(a), importOAuth2cCommand(a))
 	return c
 }
 
-func importGoogleCommand(a *app) *cobra.Command {
-	var as string
-	var scopes []string
-	c := &cobra.Command{
-		Use:   "google FILE...",
-		Short: "Make profiles from JSON files as Google's console gives them",
-		Long: `Make profiles from JSON files as Google's console gives them: a service account's
-key, or the client of a desktop application, which then needs "login".
+// tree is the files to import.
+type tree struct {
+	app    *app
+	as     string // of --as
+	alone  bool   // it is the only argument
+	files  []envFile
+	failed int
+	done   []imported
+}
 
-A profile is named by the service account, or the application's project, or by
---as. The file is not needed any more, and should be deleted: it holds the key.`,
-		Example: `  tokenctl import google key.json --scope https://www.googleapis.com/auth/cloud-platform
-  tokenctl import google --as dev/google client_secret.json`,
-		Args: func(c *cobra.Command, args []string) error {
-			switch {
-			case len(args) == 0:
-				return usageError(c, "FILE missing")
-			case as != "" && len(args) > 1:
-				return usageError(c, "--as is for one file")
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, args []string) error {
-			scope := strings.Join(strings.Fields(strings.Join(scopes, " ")), " ")
-			var all []*api.PutProfileRequest
-			for _, file := range args { // none is written before it is known that all are good
-				put, err := fromGoogle(file, as, scope)
-				if err != nil {
-					return err
-				}
-				all = append(all, put)
-			}
-			for _, put := range all {
-				if err := a.putImported(c.Context(), put); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
+// imported is what came of a file, or with --dry-run would.
+type imported struct {
+	File    string `json:"file"`
+	Profile string `json:"profile,omitempty"`
+	Result  string `json:"result"` // new, replaced, unchanged, left_out, refused
+	Message string `json:"message,omitempty"`
+}
+
+// envFile is a file, and the name of the profile that it makes.
+type envFile struct {
+	path, name string
+	plain      bool
+}
+
+func (t *tree) refuse(file, format string, args ...any) {
+	t.failed++
+	t.note(imported{File: file, Result: "refused", Message: fmt.Sprintf(format, args...)})
+}
+
+func (t *tree) leaveOut(file, why string) {
+	t.note(imported{File: file, Result: "left_out", Message: "left out" + why})
+}
+
+// note tells a person of a file at once; JSON has it at the end.
+func (t *tree) note(o imported) {
+	t.done = append(t.done, o)
+	if t.app.output != "json" {
+		note("%s: %s", o.File, o.Message)
 	}
-	c.Flags().StringVar(&as, "as", "", "name of the profile")
-	c.Flags().StringArrayVar(&scopes, "scope", nil, "the profile's scope; may be repeated")
-	return c
+}
+
+// find adds an argument's files.
+func (t *tree) find(arg string) error {
+	info, err := os.Stat(arg)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		name, ok := profileName(filepath.Base(arg))
+		if !ok {
+			return &problem{Exit: exitUsage, Message: arg + " is not called NAME.env, NAME.env.age or NAME.age", Fix: "see: tokenctl import --help"}
+		}
+		if abs, err := filepath.Abs(arg); name == "" && err == nil {
+			name = filepath.Base(filepath.Dir(abs))
+		}
+		if t.alone && t.as != "" && !strings.HasSuffix(t.as, "/") {
+			t.add(arg, t.as)
+		} else {
+			t.add(arg, path.Join(t.as, name))
+		}
+		return nil
+	}
+	root, err := filepath.Abs(arg)
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(arg+"/", func(file string, e fs.DirEntry, err error) error {
+		if err != nil {
+			t.refuse(file, "%v", errors.Unwrap(err))
+			return nil
+		}
+		below, err := filepath.Rel(arg, file)
+		if err != nil {
+			return err
+		}
+		if below == "." {
+			return nil
+		}
+		name, isOurs := profileName(filepath.Base(file))
+		hidden := strings.HasPrefix(e.Name(), ".")
+		switch {
+		case e.Type()&fs.ModeSymlink != 0 && (isOurs || !hidden):
+			t.refuse(file, "is a symbolic link, which is not followed")
+		case e.IsDir() && hidden:
+			return fs.SkipDir
+		case e.IsDir():
+		case isOurs && name == "":
+			if name = filepath.ToSlash(filepath.Dir(below)); name == "." && t.as == "" {
+				name = filepath.Base(root)
+			}
+			t.add(file, path.Join(t.as, name))
+		case isOurs:
+			t.add(file, path.Join(t.as, filepath.ToSlash(filepath.Dir(below)), name))
+		case strings.HasSuffix(e.Name(), ".gpg") || strings.HasSuffix(e.Name(), ".asc"):
+			t.refuse(file, "is encrypted with GnuPG, which is not opened here; decrypt it, or encrypt it with age")
+		case e.Name() == ".age-recipients":
+			t.leaveOut(file, "; what is imported is encrypted to the recipients of this store")
+		case strings.HasPrefix(e.Name(), ".env") || !hidden:
+			t.leaveOut(file, ", it is not called NAME.env, NAME.env.age or NAME.age")
+		}
+		return nil
+	})
+}
+
+// profileName is what a file's name leaves for a profile's; empty for a file that
+// is called by its ending alone.
+func profileName(file string) (name string, ok bool) {
+	name, isAge := strings.CutSuffix(file, ".age")
+	name, isEnv := strings.CutSuffix(name, ".env")
+	return name, isEnv || isAge && name != ""
+}
+
+func (t *tree) add(file, name string) {
+	if why := wrongName(name); why != "" {
+		t.refuse(file, "would be %q, which is no profile's name: %s", name, why)
+		return
+	}
+	t.files = append(t.files, envFile{file, name, !strings.HasSuffix(file, ".age")})
+}
+
+// wrongName is store.CheckName, in short: the daemon has the last word, but it is
+// asked late.
+func wrongName(name string) string {
+	elements := strings.Split(name, "/")
+	if len(elements) > 8 {
+		return "it has more than 8 elements"
+	}
+	for _, e := range elements {
+		switch {
+		case e == "" || len(e) > 64:
+			return "an element has 1 to 64 characters"
+		case strings.Trim(e, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" || strings.ContainsRune("._-", rune(e[0])):
+			return "an element is letters, digits, \".\", \"_\" and \"-\", and begins with a letter or digit"
+		case strings.EqualFold(path.Ext(e), ".env") || strings.EqualFold(path.Ext(e), ".age"):
+			return "an element does not end as its file does"
+		}
+	}
+	return ""
+}
+
+// importAll imports what was found.
+func (t *tree) importAll(ctx context.Context, dryRun, replace bool) error {
+	slices.SortStableFunc(t.files, func(a, b envFile) int { return cmp.Compare(a.name, b.name) })
+	t.refuseTwins()
+	there, err := t.app.list(ctx, "")
+	if err != nil {
+		return err
+	}
+	versions := make(map[string]string)
+	for _, p := range there {
+		versions[p.Name] = p.Version
+	}
+	p := progress{total: len(t.files)}
+	defer p.clear()
+	made, unchanged, plain := 0, 0, false
+	for _, f := range t.files {
+		version, exists := versions[f.name]
+		if !replace {
+			version = ""
+		}
+		content, err := readImport(f.path)
+		if err != nil {
+			p.clear()
+			t.refuse(f.path, "%v", err)
+			continue
+		}
+		p.step()
+		resp := &api.ImportProfileResponse{}
+		err = t.app.client.Call(ctx, api.MethodImportProfile, &api.ImportProfileRequest{Name: f.name, Content: content, Replaces: version, DryRun: dryRun}, resp)
+		clear(content)
+		if err == nil && !dryRun {
+			err = addTrust(resp.Trust)
+		}
+		if err != nil {
+			p.clear()
+			if stop := t.cannot(f, err); stop != nil {
+				return stop
+			}
+			continue
+		}
+		o := imported{File: f.path, Profile: f.name, Result: "new"}
+		switch {
+		case resp.Unchanged:
+			o.Result = "unchanged"
+			unchanged++
+		case exists:
+			o.Result = "replaced"
+			fallthrough
+		default:
+			made++
+			plain = plain || f.plain
+			if !dryRun {
+				o.Message = t.runs(ctx, f.name)
+			}
+		}
+		t.done = append(t.done, o)
+		if t.app.output == "json" {
+			continue
+		}
+		p.clear()
+		if dryRun {
+			err = say("%s\n", oneLine(f.name+"  "+o.Result+"  "+f.path))
+		} else if !resp.Unchanged {
+			err = say("%s\n", oneLine(f.name))
+		}
+		if err != nil {
+			return err
+		}
+		if o.Message != "" {
+			note("%s: %s", f.name, o.Message)
+		}
+	}
+	p.clear()
+	if len(t.files) == 0 && t.failed == 0 {
+		return &problem{Exit: exitFailed, Message: "there is nothing to import: no file is called NAME.env, NAME.env.age or NAME.age"}
+	}
+	if t.app.output == "json" {
+		err := sayJSON(struct {
+			DryRun bool       `json:"dry_run"`
+			Files  []imported `json:"files"`
+		}{dryRun, t.done})
+		if err == nil && t.failed > 0 {
+			err = &answered{exitFailed}
+		}
+		return err
+	}
+	if !dryRun && made+unchanged > 0 {
+		said := fmt.Sprintf("%s imported, %d unchanged; the files stay where they are", counted(int32(made), "profile"), unchanged)
+		if plain {
+			said += "; delete the plain ones: their secrets are in the clear"
+		}
+		note("%s", said)
+	}
+	if t.failed > 0 {
+		return &problem{Exit: exitFailed, Message: counted(int32(t.failed), "file") + " cannot be imported, as said above"}
+	}
+	return nil
+}
+
+// runs names what a profile will run: who wrote the text may be somebody else than
+// who has just trusted it.
+func (t *tree) runs(ctx context.Context, name string) string {
+	p := &api.GetProfileResponse{}
+	if t.app.client.Call(ctx, api.MethodGetProfile, &api.GetProfileRequest{Name: name}, p) != nil {
+		return "" // it is imported all the same
+	}
+	var found []string
+	for line := range strings.Lines(p.MaskedText) {
+		if variable, _, ok := strings.Cut(line, "="); ok && strings.HasSuffix(variable, "_COMMAND") {
+			found = append(found, variable)
+		}
+	}
+	if found == nil {
+		return ""
+	}
+	return "runs a program for its tokens, " + strings.Join(found, ", ") + "; look at it: tokenctl show " + name
+}
+
+// cannot says why one file was not imported, or returns an error that is about all
+// of them.
+func (t *tree) cannot(f envFile, err error) error {
+	var call *client.Error
+	if !errors.As(err, &call) {
+		return err
+	}
+	p := diagnoseCall(call)
+	switch call.Reason {
+	case api.ReasonAlreadyExists:
+		p.Fix = "to replace it, add --replace"
+		if call.Metadata["suggestion"] != "" {
+			p.Fix = ""
+		}
+	case api.ReasonProfileInvalid, api.ReasonVersionChanged, api.ReasonRequestInvalid:
+		if call.Metadata["folder"] == "" {
+			p.Fix = ""
+		}
+	case api.ReasonUntrusted:
+	default:
+		return err
+	}
+	t.refuse(f.path, "%s", p.line())
+	return nil
+}
+
+// refuseTwins leaves out files that make one name, or names that are equal but for
+// case.
+func (t *tree) refuseTwins() {
+	by := make(map[string][]envFile)
+	for _, f := range t.files {
+		key := strings.ToLower(f.name)
+		by[key] = append(by[key], f)
+	}
+	t.files = slices.DeleteFunc(t.files, func(f envFile) bool {
+		same := by[strings.ToLower(f.name)]
+		for _, other := range same {
+			if other.path != f.path {
+				t.refuse(f.path, "makes the profile %s, and so does %s, as %s", f.name, other.path, other.name)
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// maxImport is more than an age file of the longest text has, and less than a call
+// may carry.
+const maxImport = 60 << 10
+
+// readImport reads a file that is nobody's trap: a link, a pipe or a device.
+func readImport(file string) ([]byte, error) {
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, errors.New("is a symbolic link, which is not followed")
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), file)
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("is not a regular file")
+	}
+	content, err := io.ReadAll(io.LimitReader(f, maxImport+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(content) > maxImport:
+		return nil, fmt.Errorf("is larger than %d KiB, so it holds more than a profile can", maxImport>>10)
+	case len(content) == 0:
+		return nil, errors.New("is empty")
+	}
+	return content, nil
 }
 
 func (a *app) putImported(ctx context.Context, put *api.PutProfileRequest) error {
@@ -91,95 +417,6 @@ func (a *app) putImported(ctx context.Context, put *api.PutProfileRequest) error
 		return err
 	}
 	return say("%s\n", oneLine(put.Name))
-}
-
-// googleEndpoint is the one that the preset has.
-const googleEndpoint = "https://oauth2.googleapis.com/token"
-
-// googleFile is what Google's console lets one download.
-type googleFile struct {
-	Type         string `json:"type"`
-	PrivateKeyID string `json:"private_key_id"`
-	PrivateKey   string `json:"private_key"`
-	ClientEmail  string `json:"client_email"`
-	TokenURI     string `json:"token_uri"`
-
-	Installed *googleClient `json:"installed"`
-	Web       *googleClient `json:"web"`
-}
-
-type googleClient struct {
-	ClientID     string `json:"client_id"`
-	ClientSecret string `json:"client_secret"`
-	ProjectID    string `json:"project_id"`
-}
-
-// fromGoogle makes a profile of a file's content. Empty scope: the profile
-// names none.
-func fromGoogle(file, name, scope string) (*api.PutProfileRequest, error) {
-	wrong := func(message, fix string) error {
-		return &problem{Exit: exitConfig, Message: file + ": " + message, Fix: fix}
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxText+1))
-	if err != nil {
-		return nil, err
-	}
-	var g googleFile
-	if len(text) > maxText || json.Unmarshal(text, &g) != nil { // the error could quote the key
-		return nil, wrong("it is not JSON as Google's console gives it", "nothing was written")
-	}
-	var vars []api.Variable
-	set := func(name, value string) {
-		if value != "" {
-			vars = append(vars, api.Variable{Name: name, Value: value})
-		}
-	}
-	set("OAUTH2_PROVIDER", "google")
-	var named string
-	switch {
-	case g.Installed != nil:
-		if g.Installed.ClientID == "" {
-			return nil, wrong("client_id is missing in it", "nothing was written")
-		}
-		named = g.Installed.ProjectID
-		set("OAUTH2_GRANT", "authorization_code")
-		set("CLIENT_ID", g.Installed.ClientID)
-		set("CLIENT_SECRET", g.Installed.ClientSecret)
-	case g.Web != nil:
-		return nil, wrong("it is the client of a web application, which cannot log in from here", "make one for a desktop application")
-	case g.Type == "service_account":
-		if g.ClientEmail == "" || g.PrivateKey == "" {
-			return nil, wrong("client_email or private_key is missing in it", "nothing was written")
-		}
-		named, _, _ = strings.Cut(g.ClientEmail, "@")
-		set("CLIENT_ID", g.ClientEmail)
-		set("PRIVATE_KEY_ID", g.PrivateKeyID)
-		set("PRIVATE_KEY", g.PrivateKey)
-		if g.TokenURI != googleEndpoint {
-			set("OAUTH2_TOKEN_URL", g.TokenURI)
-			if host := hostOf(g.TokenURI); host != "" && host != "accounts.google.com" && !strings.HasSuffix(host, ".googleapis.com") {
-				note("%s: its tokens come from %s, which is not Google's", file, host)
-			}
-		}
-	case g.Type == "authorized_user":
-		return nil, wrong("it is a login of gcloud's, which stays gcloud's", "use a desktop application's client and: tokenctl login NAME")
-	case g.Type == "external_account", g.Type == "external_account_authorized_user", g.Type == "impersonated_service_account":
-		return nil, wrong("it has no key, but refers to other credentials ("+g.Type+")", "make a profile with OAUTH2_GRANT=token_exchange: tokenctl add NAME")
-	default:
-		return nil, wrong("it is neither a service account's key nor a desktop application's client", "nothing was written")
-	}
-	set("OAUTH2_SCOPE", scope)
-	if name == "" {
-		if name = nameFrom(named); name == "" {
-			return nil, wrong("nothing in it makes a name for the profile", "add --as NAME")
-		}
-	}
-	return &api.PutProfileRequest{Name: name, Variables: &api.Variables{Variables: vars}}, nil
 }
 
 // nameFrom makes one element of a profile's name from s; "" if there is nothing

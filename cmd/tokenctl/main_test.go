@@ -42,6 +42,9 @@ func TestMain(m *testing.M) {
 type (
 	loginStream    = grpc.BidiStreamingServer[tokendv1.LoginRequest, tokendv1.LoginResponse]
 	registerStream = grpc.BidiStreamingServer[tokendv1.RegisterRequest, tokendv1.RegisterResponse]
+	initStream     = grpc.BidiStreamingServer[tokendv1.InitRequest, tokendv1.InitResponse]
+	protectStream  = grpc.BidiStreamingServer[tokendv1.ProtectRequest, tokendv1.ProtectResponse]
+	unlockStream   = grpc.BidiStreamingServer[tokendv1.UnlockRequest, tokendv1.UnlockResponse]
 	eventStream    = grpc.ServerStreamingServer[tokendv1.WatchEventsResponse]
 )
 
@@ -63,6 +66,10 @@ type script struct {
 	reset    func(*tokendv1.ResetProfileRequest) (*tokendv1.ResetProfileResponse, error)
 	explain  func(*tokendv1.ExplainTokenRequest) (*tokendv1.ExplainTokenResponse, error)
 	events   func(*tokendv1.WatchEventsRequest, eventStream) error
+	init     func(initStream) error
+	protect  func(protectStream) error
+	unlock   func(unlockStream) error
+	lock     func() (*tokendv1.LockResponse, error)
 	list     []*tokendv1.ListProfilesResponse_ProfileEntry
 	status   *tokendv1.GetStatusResponse
 
@@ -128,6 +135,22 @@ func (s *script) ExplainToken(_ context.Context, r *tokendv1.ExplainTokenRequest
 func (s *script) WatchEvents(r *tokendv1.WatchEventsRequest, stream eventStream) error {
 	defer s.call()()
 	return s.events(r, stream)
+}
+func (s *script) Init(stream initStream) error {
+	defer s.call()()
+	return s.init(stream)
+}
+func (s *script) Protect(stream protectStream) error {
+	defer s.call()()
+	return s.protect(stream)
+}
+func (s *script) Unlock(stream unlockStream) error {
+	defer s.call()()
+	return s.unlock(stream)
+}
+func (s *script) Lock(context.Context, *tokendv1.LockRequest) (*tokendv1.LockResponse, error) {
+	defer s.call()()
+	return s.lock()
 }
 func (s *script) ListProfiles(context.Context, *tokendv1.ListProfilesRequest) (*tokendv1.ListProfilesResponse, error) {
 	defer s.call()()
@@ -655,7 +678,33 @@ func TestImportGoogle(t *testing.T) {
 		}
 	}
 	want(t, s.run(t, "", "import", "google", key, desktop, "--as", "x"), outcome{"", "tokenctl: --as is for one file; see: tokenctl import google --help\n", 2})
-	want(t, s.run(t, "", "import", "aws"), outcome{"", "tokenctl: nothing is known of \"aws\" to import; see: tokenctl import --help\n", 2})
+	want(t, s.run(t, "", "import", "aws"), outcome{"", "tokenctl: stat aws: no such file or directory\n", 1})
+}
+
+// A line says what to do next where that helps, and each thing once.
+func TestNextSteps(t *testing.T) {
+	const noBus = "listing store: reading from the keyring: there is no session bus, which the keyring is reached by: DBUS_SESSION_BUS_ADDRESS is not set in the daemon's environment"
+	var says error
+	s := serve(t, &script{lock: func() (*tokendv1.LockResponse, error) { return nil, says }})
+	for _, test := range []struct {
+		bus  string
+		says error
+		line string
+		exit int
+	}{
+		{"", refusal("STORE_UNAVAILABLE", noBus), noBus, 75},
+		{"unix:path=/bus", refusal("STORE_UNAVAILABLE", noBus), noBus + "; run: tokenctl daemon restart", 75},
+		{"", refusal("STORE_UNAVAILABLE", "reading from the keyring: the keyring is locked"), "reading from the keyring: the keyring is locked; open it in the desktop's own program", 75},
+		{"", refusal("STORE_UNAVAILABLE", "a folder is gone"), "a folder is gone; then run: tokenctl reload", 75},
+		{"", refusal("STORE_UNAVAILABLE", `reading "a/b": it is damaged`, "profile", "a/b"), "a/b: it is damaged", 75},
+		{"", refusal("STORE_UNAVAILABLE", `it is damaged; reading "a/b": no`, "profile", "a/b"), `a/b: it is damaged; reading "a/b": no`, 75},
+		{"", refusal("SETTINGS_INVALID", "there is nothing to rekey"), "there is nothing to rekey", 78},
+		{"", refusal("PROFILE_INVALID", "line 1 is no recipient", "folder", "a/"), "line 1 is no recipient; mend that file, then run: tokenctl trust a/", 78},
+		{"", status.Error(codes.Unimplemented, "unknown method"), "the tokend that runs is of another version, which cannot do that; run: tokenctl daemon restart", 1},
+	} {
+		says = test.says
+		want(t, s.runWith(t, []string{"DBUS_SESSION_BUS_ADDRESS=" + test.bus}, "", "lock"), outcome{Stderr: "tokenctl: " + test.line + "\n", Exit: test.exit})
+	}
 }
 
 func TestNamesMadeOfOthers(t *testing.T) {

@@ -46,7 +46,11 @@ whoever it lists can read what you write there.`,
 				if err := a.client.Call(c.Context(), api.MethodGetRecipients, &api.GetRecipientsRequest{Folder: folder}, resp); err != nil {
 					return err
 				}
-				return notTrusted(name, trustShown(c.Context(), name, printable(string(resp.Text)), resp.Trust, yes))
+				s, err := a.status(c.Context())
+				if err != nil {
+					return err
+				}
+				return notTrusted(name, trustShown(c.Context(), name, printable(ownMarked(string(resp.Text), s.Recipient)), resp.Trust, yes))
 			}
 			return notTrusted(name, a.trustOne(c.Context(), name, yes))
 		},
@@ -54,6 +58,18 @@ whoever it lists can read what you write there.`,
 	c.Flags().BoolVarP(&recursive, "recursive", "r", false, "every untrusted profile under this prefix, one by one")
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
+}
+
+// ownMarked marks the line of a recipients file that is this machine's own.
+func ownMarked(text, own string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.TrimSpace(line) == own {
+			line = own + "   # this machine's\n"
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }
 
 var errDeclined = errors.New("not trusted")

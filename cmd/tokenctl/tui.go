@@ -91,12 +91,28 @@ func (p *problem) Error() string { return p.Message }
 func (p *problem) line() string {
 	line := p.Message
 	if p.Profile != "" {
-		line = p.Profile + ": " + line
+		line = p.Profile + ": " + withoutName(line, p.Profile)
 	}
 	if p.Fix != "" {
 		line += "; " + p.Fix
 	}
 	return line
+}
+
+// withoutName takes from a store's message what it was doing to which profile, for
+// a line that begins with that name.
+func withoutName(message, profile string) string {
+	doing, why, found := strings.Cut(message, " "+strconv.Quote(profile)+": ")
+	if found && !strings.ContainsAny(doing, ":;") {
+		return why
+	}
+	return message
+}
+
+// needsBus says whether a daemon that is started from here would find the session
+// bus that this one has missed.
+func needsBus(message string) bool {
+	return strings.Contains(message, "there is no session bus") && os.Getenv("DBUS_SESSION_BUS_ADDRESS") != ""
 }
 
 // answered is the error of a command whose answer says already what is wrong: all
@@ -146,8 +162,11 @@ func diagnose(err error) problem {
 
 const startDaemon = "run: tokenctl daemon start"
 
-// unavailable is the gRPC code of a daemon that is stopping.
-const unavailable = 14
+// gRPC codes of a daemon that is stopping, and of one that does not know the call.
+const (
+	unavailable   = 14
+	unimplemented = 12
+)
 
 // alike are the variables that are as likely to be wrong as the one named.
 var alike = map[string]string{
@@ -227,8 +246,11 @@ func diagnoseCall(e *client.Error) problem {
 	}
 	switch e.Reason {
 	case api.ReasonUnspecified:
-		if e.Code == unavailable {
+		switch e.Code {
+		case unavailable:
 			p.Exit, p.Transient, p.Fix = exitNoOne, true, startDaemon
+		case unimplemented:
+			p.Message, p.Fix = "the tokend that runs is of another version, which cannot do that", "run: tokenctl daemon restart"
 		}
 	case api.ReasonLoginRequired:
 		p.Fix = "run: tokenctl login " + p.Profile
@@ -278,14 +300,19 @@ func diagnoseCall(e *client.Error) problem {
 		}
 	case api.ReasonStoreUnavailable:
 		p.Transient = true
-		p.Fix = "then run: tokenctl reload"
-		if p.Profile != "" {
-			p.Fix = ""
+		switch {
+		case needsBus(p.Message):
+			p.Fix = "run: tokenctl daemon restart"
+		case strings.Contains(p.Message, "the keyring is locked"):
+			p.Fix = "open it in the desktop's own program"
+		case p.Profile == "" && e.Code != 0 && !strings.Contains(p.Message, "the keyring: "): // else it looks by itself the next time
+			p.Fix = "then run: tokenctl reload"
 		}
 	case api.ReasonProfileInvalid:
 		p.Fix = "run: tokenctl edit " + p.Profile
-	case api.ReasonSettingsInvalid:
-		p.Fix = "see: tokenctl status"
+		if folder := e.Metadata["folder"]; folder != "" {
+			p.Fix = "mend that file, then run: tokenctl trust " + folder
+		}
 	case api.ReasonAlreadyExists:
 		if p.Profile != "" {
 			p.Fix = "choose another name"
@@ -416,12 +443,42 @@ func askSecret(ctx context.Context, question string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	answer, err := ask(ctx, question)
+	answer, err := askUnseen(ctx, question)
+	if now, failed := unix.IoctlGetTermios(int(os.Stdin.Fd()), getTermios); err != nil && failed == nil {
+		// Half a secret is nothing for the shell that reads next.
+		_ = unix.IoctlSetTermios(int(os.Stdin.Fd()), setFlushed, now)
+	}
 	restore()
 	if err == nil {
 		fmt.Fprintln(os.Stderr) // for the newline that was not echoed
 	}
 	return answer, err
+}
+
+// askUnseen is ask on a terminal whose echo is off. A shell has it on while we are
+// stopped, and for what follows.
+func askUnseen(ctx context.Context, question string) (string, error) {
+	continued := make(chan os.Signal, 1)
+	signal.Notify(continued, unix.SIGCONT)
+	defer signal.Stop(continued)
+	answer := nextLine()
+	for {
+		fmt.Fprint(os.Stderr, oneLine(question)+" ")
+		select {
+		case <-ctx.Done():
+			fmt.Fprintln(os.Stderr)
+			return "", ctx.Err()
+		case l := <-answer:
+			if l.err != nil {
+				fmt.Fprintln(os.Stderr)
+			}
+			return l.text, l.err
+		case <-continued:
+			if _, err := withoutMode(os.Stdin, unix.ECHO); err != nil {
+				return "", err
+			}
+		}
+	}
 }
 
 // withoutMode takes local modes (termios(3)) from a terminal until restore is
@@ -443,7 +500,11 @@ func withoutMode(f *os.File, modes uint32) (restore func(), err error) {
 // interruptible is for commands that have something to end well when they are
 // interrupted: a call, or a terminal's modes.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM)
+	signals := []os.Signal{os.Interrupt, unix.SIGTERM, unix.SIGQUIT}
+	if !signal.Ignored(unix.SIGHUP) { // nohup(1)
+		signals = append(signals, unix.SIGHUP)
+	}
+	return signal.NotifyContext(ctx, signals...)
 }
 
 // colours reports whether a terminal, if there is one, shows them and may.

@@ -76,7 +76,11 @@ func FuzzAnswer(f *testing.F) {
 		sent := make(chan bool)
 		go func() {
 			defer close(sent)
-			for s.Send(make([]byte, 10_000)) == nil {
+			// More than any window without an update; of one there may be room for 2 GiB.
+			for range 1000 {
+				if s.Send(make([]byte, 10_000)) != nil {
+					return
+				}
 			}
 		}()
 		var messages [][]byte

@@ -15,6 +15,8 @@ need git git
 need age age
 need strace strace
 need script bsdutils
+need ssh-keygen openssh-client
+need oidc-gen oidc-agent-cli
 need setpriv util-linux
 need flock util-linux
 need shellcheck shellcheck
@@ -25,6 +27,12 @@ need node nodejs
 need npm npm
 need chromium chromium
 need tmux tmux
+need zsh zsh
+need fish fish
+need dash dash
+need dbus-daemon dbus-daemon
+need dbus-monitor dbus-bin
+need gnome-keyring-daemon gnome-keyring
 # Debian's, which is the system Python's whatever else is in PATH.
 if [ -x /usr/bin/python3 ]; then
 	/usr/bin/python3 -c 'import grpc' 2>/dev/null || missing="$missing python3-grpcio"

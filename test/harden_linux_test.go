@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -411,5 +413,190 @@ func TestKilledDaemonIsReplaced(t *testing.T) {
 	}
 	if h.get(t, "p") == "" || h.status(t).PID == first.PID {
 		t.Error("no daemon took over")
+	}
+}
+
+// debug lets the home's own user try everything on its daemon: what one process
+// can do to another, and the programs that people do it with. It returns what
+// succeeded, and how much was tried.
+func (h *home) debug(t *testing.T, pid int) attempts {
+	t.Helper()
+	a := h.prowl(t, h.uid, pid)
+	core := filepath.Join(h.dir, "taken")
+	p := strconv.Itoa(pid)
+	for _, argv := range [][]string{
+		{"gdb", "-q", "-nx", "-batch", "-ex", "attach " + p, "-ex", "print $pc"},
+		{"gcore", "-o", core, p},
+		{"timeout", "2", "strace", "-o", "/dev/null", "-p", p},
+		{"dd", "if=/proc/" + p + "/mem", "of=/dev/null", "bs=1", "count=1", "skip=4194304"},
+	} {
+		r := finish(t, h.command(argv...))
+		done := r.code == 0 || r.code == 124 && argv[0] == "timeout"
+		if argv[0] == "gdb" { // whose exit status tells nothing
+			done = strings.Contains(r.out, "$1 = ")
+		}
+		if argv[0] == "gcore" {
+			_, err := os.Stat(core + "." + p)
+			done = err == nil
+		}
+		a.Tried++
+		if done {
+			a.Succeeded = append(a.Succeeded, strings.Join(argv[:1], " "))
+		}
+	}
+	return a
+}
+
+// coreCanary is the secret of a debuggee.
+const coreCanary = "CANARY-core-7d1f0b9ce2"
+
+// debuggee is a home of a real user, not root, whom nothing would stop, with a
+// daemon that has secrets.
+func debuggee(t *testing.T, bin string) (h *home, pid int) {
+	t.Helper()
+	c := authserver.Client{ID: "c", Secret: coreCanary}
+	s := authserver.Start(t, authserver.Config{Clients: []authserver.Client{c}})
+	h = makeHome(t, stranger)
+	h.relink(t, bin)
+	h.must(t, "", "init")
+	h.must(t, profileOf(s, c), "add", "p")
+	h.get(t, "p")
+	return h, h.status(t).PID
+}
+
+func TestSameUserCannotDebug(t *testing.T) {
+	t.Parallel()
+	h, pid := debuggee(t, binDir)
+	a := h.debug(t, pid)
+	for _, what := range a.Succeeded {
+		t.Errorf("a program of the same user could %s", what)
+	}
+	t.Logf("same user: %d attempts, %d successes", a.Tried, len(a.Succeeded))
+	if h.status(t).PID != pid {
+		t.Error("it is another daemon")
+	}
+}
+
+// undefended are a daemon without what TestSameUserCannotDebug and
+// TestNoCoreIsLeft are about.
+var undefended = []edit{
+	{"internal/harden/harden_linux.go", "_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)", ""},
+	{"internal/harden/harden.go", "_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})", ""},
+	{"internal/harden/harden.go", `"GODEBUG", "GOTRACEBACK", `, `"GODEBUG", `},
+}
+
+func TestSameUserCanDebugWithoutTheDefence(t *testing.T) {
+	t.Parallel()
+	h, pid := debuggee(t, mutant(t, "dumping", undefended...))
+	a := h.debug(t, pid)
+	t.Logf("same user, a daemon that is dumpable: %d attempts, %d successes", a.Tried, len(a.Succeeded))
+	want := []string{fmt.Sprintf("read /proc/%d/environ", pid), fmt.Sprintf("read /proc/%d/maps", pid),
+		fmt.Sprintf("list /proc/%d/fd", pid), fmt.Sprintf("readlink /proc/%d/exe", pid)}
+	// The kernel itself may keep a process from attaching to one that is not its
+	// child.
+	if b, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope"); err != nil || strings.TrimSpace(string(b)) == "0" {
+		want = append(want, "ptrace", "process_vm_readv", "pidfd_getfd", "gdb", "gcore", "timeout")
+	}
+	for _, what := range want {
+		if !slices.Contains(a.Succeeded, what) {
+			t.Errorf("even where nothing is in the way, this fails: %s (%q)", what, a.Succeeded)
+		}
+	}
+}
+
+// cores kills a daemon that its user has allowed every core, in a folder that it
+// may write to, and returns the cores that it leaves, and what it printed.
+func (h *home) cores(t *testing.T, sig string) (cores []string, printed string) {
+	t.Helper()
+	cmd := h.command("sh", "-c", `cd "$0" && ulimit -c unlimited && exec "$1"`, h.dir, filepath.Join(h.bin, "tokend"))
+	for i, arg := range cmd.Args { // the last of env's, before the program's
+		if arg == "sh" {
+			cmd.Args = slices.Insert(cmd.Args, i, "GOTRACEBACK=crash", "LD_PRELOAD=/nonexistent.so")
+			break
+		}
+	}
+	out := new(output)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	waitFor(t, "the daemon", func() bool {
+		pids = h.daemons(t)
+		return len(pids) == 1 && strings.Contains(out.String(), "listening")
+	})
+	h.get(t, "p")
+	h.must(t, "", "show", "--reveal", "p")
+	if out, err := asRoot("kill", "-"+sig, strconv.Itoa(pids[0])).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd.Wait()
+	found, err := asRoot("find", h.root, "-name", "core*").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(found)), out.String()
+}
+
+func TestNoCoreIsLeft(t *testing.T) {
+	t.Parallel()
+	h, _ := debuggee(t, binDir)
+	for _, sig := range []string{"ABRT", "QUIT", "SEGV"} {
+		h.stop(t)
+		cores, printed := h.cores(t, sig)
+		if len(cores) > 0 || strings.Contains(printed, coreCanary) {
+			t.Errorf("%s: cores %q, its secret among what it printed: %v", sig, cores, strings.Contains(printed, coreCanary))
+		}
+	}
+}
+
+func TestACoreIsLeftWithoutTheDefence(t *testing.T) {
+	t.Parallel()
+	h, _ := debuggee(t, mutant(t, "dumping", undefended...))
+	h.stop(t)
+	cores, _ := h.cores(t, "ABRT")
+	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pattern[0] == '|' || pattern[0] == '/' {
+		t.Logf("cores of this machine go to %s, not where the test could look", pattern)
+		return
+	}
+	if len(cores) != 1 {
+		t.Fatalf("even where nothing is in the way, there are cores %q", cores)
+	}
+	if out, err := asRoot("grep", "-c", "-a", coreCanary, cores[0]).CombinedOutput(); err != nil {
+		t.Errorf("the secret is not in the core: %v: %s", err, out)
+	}
+}
+
+// A program of the same user can put its own socket in the place of the
+// daemon's. The daemon notices, and ends.
+func TestReplacedSocket(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	d := h.tokend(t)
+	path := h.status(t).Socket
+	l, err := net.Listen("unix", path+".mine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	begin := time.Now()
+	if err := os.Rename(path+".mine", path); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.wait(t); code != 1 || !strings.Contains(d.stderr.String(), "was removed or replaced") {
+		t.Errorf("exit status %d: %s", code, d.stderr)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("it noticed after %v", took)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("it removed what is not its own: %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -5,7 +5,6 @@ package test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"testing"
 )
 
@@ -33,12 +32,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(binDir)
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace,nethttpomithttp2",
-		"-ldflags", "-s -w -X main.version=v0-test", "-o", binDir,
-		"tokend/cmd/tokend", "tokend/cmd/tokenctl", "tokend/test/authserver/cmd/authserver")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building: %v\n%s", err, out)
+	if err := build(binDir, "tokend/cmd/tokend", "tokend/cmd/tokenctl", "tokend/test/authserver/cmd/authserver"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()

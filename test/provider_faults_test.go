@@ -45,7 +45,7 @@ const (
 	// faultDelay is before an answer to a renewal, so that whoever is stalled by
 	// one can be told from who is not.
 	faultDelay = 700 * time.Millisecond
-	notStalled = faultDelay / 2
+	notStalled = faultDelay * 4 / 5
 )
 
 // backOff is how long it is left alone at first: 1 s and up to half of it more.

@@ -147,6 +147,7 @@ func (r *rotating) record(t *testing.T, profile string) record {
 	if err != nil {
 		t.Fatal(err)
 	}
+	data = data[max(0, bytes.IndexByte(data, '{')):] // what the store writes before it says whose it is
 	rec := record{sealed: string(sealed)}
 	if err := json.Unmarshal(data, &rec); err != nil {
 		t.Fatalf("the session of %s is no JSON: %v", profile, err)

@@ -39,7 +39,7 @@ func (b *bench) newHome(name string, profiles ...string) (*home, error) {
 	if err := os.Mkdir(h.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if _, err := store.CreateIdentity(filepath.Join(h.dir, "identity.txt"), false); err != nil {
+	if _, _, err := store.MakeIdentity(context.Background(), h.dir, false, store.Protection{}, store.Means{}); err != nil {
 		return nil, err
 	}
 	s, err := h.openStore()
@@ -54,7 +54,7 @@ func (h *home) openStore() (*store.Age, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := store.OpenAge(filepath.Join(h.dir, "profiles"), nil)
+	s, err := store.OpenAge(filepath.Join(h.dir, "profiles"), func(string, []byte) bool { return true })
 	if err != nil {
 		return nil, err
 	}

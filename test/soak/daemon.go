@@ -33,11 +33,11 @@ type daemon struct {
 func startDaemon(ctx context.Context, program, dir string, providers []*provider) (*daemon, error) {
 	d := &daemon{client: &client.Client{Dir: dir, Socket: filepath.Join(dir, "run", "s")}, log: new(bytes.Buffer)}
 	d.env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH"), "TOKEND_TRUST=all", "TOKEND_DIR=" + dir, "TOKEND_SOCKET=" + d.client.Socket}
-	identity, err := store.CreateIdentity(filepath.Join(dir, "identity.txt"), false)
+	identity, _, err := store.MakeIdentity(ctx, dir, false, store.Protection{}, store.Means{})
 	if err != nil {
 		return nil, err
 	}
-	s, err := store.OpenAge(filepath.Join(dir, "profiles"), nil)
+	s, err := store.OpenAge(filepath.Join(dir, "profiles"), func(string, []byte) bool { return true })
 	if err != nil {
 		return nil, err
 	}

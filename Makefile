@@ -9,11 +9,12 @@ BUF     := tools/node_modules/.bin/buf
 
 # Not PIE: it costs a quarter of the start-up. grpcnotrace keeps x/net/trace
 # and its templates out of the daemon, nethttpomithttp2 the half of net/http
-# that it does not use.
-GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags grpcnotrace,nethttpomithttp2 \
-	-ldflags '-s -w -X main.version=$(VERSION)'
+# that it does not use. runtimesecret and clobberfree make the runtime overwrite
+# what it frees: see internal/harden.
+GOBUILD := CGO_ENABLED=0 GOEXPERIMENT=runtimesecret go build -trimpath -buildvcs=false -tags grpcnotrace,nethttpomithttp2 \
+	-ldflags '-s -w -X main.version=$(VERSION) -X runtime.godebugDefault=clobberfree=1'
 
-.PHONY: build install demo test unit e2e fuzz lint proto landed bench soak deps clean
+.PHONY: build install demo test checks unit e2e fuzz fuzz-short lint proto landed bench soak deps clean
 
 build:
 	$(GOBUILD) -o bin/ ./cmd/tokend ./cmd/tokenctl
@@ -25,7 +26,14 @@ install: build
 demo:
 	@sh test/demo.sh
 
-test: deps lint unit e2e
+# The checks take all the processor, the end-to-end tests mostly wait: side by side.
+test: deps
+	$(MAKE) -j2 -O checks e2e
+
+checks:
+	$(MAKE) lint
+	$(MAKE) unit
+	$(MAKE) fuzz-short
 
 unit:
 	go test -race -timeout 10m $$(go list ./... | grep -v '^tokend/test$$')
@@ -34,10 +42,15 @@ unit:
 e2e: build
 	go test -parallel 4 -timeout 12m ./test
 
-# A minute for each fuzz target; the corpora of found cases run in `make unit`.
+# A minute for each fuzz target; for hours: make fuzz FUZZTIME=1h. It stops at the
+# first failure. Seeds and committed corpora run in `make unit`, too.
 FUZZTIME ?= 60s
 fuzz:
 	@sh test/fuzz.sh $(FUZZTIME)
+
+# The same number of inputs of each target on every machine.
+fuzz-short:
+	@sh test/fuzz.sh 100x new
 
 lint: deps
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt these:'; gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -309,7 +309,6 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 	// gets an error.
 	late := false
 	for range 8 {
-		era := b.current()
 		text, err := b.textNow(ctx, r.Profile)
 		if cannotLook(err) {
 			return b.withoutLooking(r, err)
@@ -322,8 +321,8 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 			late = true
 			continue
 		}
-		if era.Err() != nil && ctx.Err() == nil && b.ctx.Err() == nil {
-			continue // everything was dropped, so this is given to nobody
+		if err == errDropped && ctx.Err() == nil && b.ctx.Err() == nil {
+			continue
 		}
 		if !errors.Is(err, errChanged) {
 			return t, err
@@ -334,6 +333,9 @@ func (b *Broker) Token(ctx context.Context, r Request) (Token, error) {
 
 var (
 	errChanged = errors.New("the text changed while it was read")
+	// errDropped is for what was waited for when everything was dropped: it is given
+	// to nobody.
+	errDropped = fmt.Errorf("everything was dropped meanwhile (%w)", context.Canceled)
 	// errLate is for a token that had ended when it came: as a rule because the
 	// machine was suspended in the middle.
 	errLate error = &oauth.Error{Op: "asking for a token", Kind: oauth.Temporary, Err: errors.New("it had ended when it came")}
@@ -420,9 +422,14 @@ func (b *Broker) factsOfText(ctx context.Context, text textKey) (*facts, error) 
 	if f != nil && f.textKey == text {
 		return f, nil
 	}
-	return b.loads.do(ctx, b.current(), text, func(ctx context.Context) (*facts, error) {
+	era := b.current()
+	f, err := b.loads.do(ctx, era, text, func(ctx context.Context) (*facts, error) {
 		return b.load(ctx, text)
 	})
+	if era.Err() != nil {
+		return nil, errDropped
+	}
+	return f, err
 }
 
 func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request) (Token, error) {
@@ -459,6 +466,9 @@ func (b *Broker) cachedOrFetched(ctx context.Context, f *facts, k key, r Request
 		m, err = b.await(waiting, flight, k, alive)
 		stop()
 		cancel()
+	}
+	if era.Err() != nil {
+		return Token{}, errDropped
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -56,7 +56,7 @@ func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*t
 	}
 	d.mu.RLock()
 	b, profiles, sessions, identity, problem, file, lock, moved, further := d.broker, d.profiles, d.sessions, d.identity, d.problem, d.file, d.lock, d.moved, d.further
-	locksIn := d.lockIn(BootTime())
+	locksIn, locks := d.lockIn()
 	d.mu.RUnlock()
 	if b != nil {
 		resp.CachedTokens = int32(b.Cached())
@@ -79,7 +79,7 @@ func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*t
 		resp.LockedSince, resp.LockReason = timestamppb.New(lock.since), lock.reason
 	default:
 		resp.Recipient = identity.Recipient()
-		if locksIn < maxLockAfter {
+		if locks {
 			resp.LocksAt = timestamppb.New(time.Now().Add(locksIn))
 		}
 	}

@@ -120,8 +120,9 @@ type answer struct {
 	to socket.Peer
 }
 
-// wire is the codec of protobuf, except that an answer is wiped, and counts as
-// read, when it has been written to the socket.
+// wire is the codec of protobuf, except that an answer that is large enough for
+// grpc-go to give its buffer back (1 KiB) is wiped, and counts as read, when it has been
+// written to the socket. Smaller ones are the collector's.
 type wire struct{ encoding.CodecV2 }
 
 func (w wire) Marshal(v any) (mem.BufferSlice, error) {

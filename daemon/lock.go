@@ -48,9 +48,7 @@ type lockState struct {
 type house struct {
 	profiles profileStore
 	broker   *broker.Broker
-	// elsewhere says where profiles are if there are none here but some in the
-	// store of the other kind, or "".
-	elsewhere func(context.Context) string
+	d        *Daemon
 }
 
 // opened returns the stores if there is an identity to use them with.
@@ -70,13 +68,13 @@ func (d *Daemon) openedNow() (house, context.Context, error) {
 		return house{}, d.era, failure(tokendv1.Reason_REASON_NOT_INITIALIZED, "no identity yet")
 	case d.identity == nil:
 		return house{}, d.era, locked()
-	case d.isDue(BootTime()): // timers stand still in a suspend, so Serve may be late
+	case d.isDue(): // timers stand still in a suspend, so Serve may be late
 		offer(d.relook, struct{}{})
 		return house{}, d.era, locked()
 	case d.moved != "":
 		return house{}, d.era, d.errMoved(d.moved)
 	}
-	return house{d.profiles, d.broker, d.elsewhere}, d.era, nil
+	return house{d.profiles, d.broker, d}, d.era, nil
 }
 
 // listable returns the stores for a call that needs names only, where opened has
@@ -85,7 +83,7 @@ func (d *Daemon) listable(err error) (house, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if _, isAge := d.profiles.(*store.Age); isAge && d.problem == nil && d.file != nil && d.moved == "" {
-		return house{d.profiles, d.broker, d.elsewhere}, nil
+		return house{d.profiles, d.broker, d}, nil
 	}
 	return house{}, err
 }
@@ -317,16 +315,12 @@ func (d *Daemon) inEra(ctx context.Context, method string, call func(context.Con
 	if !needsKey(method) {
 		return call(ctx)
 	}
-	_, era, err := d.openedNow()
-	if err == nil { // else it may be due to be locked
-		d.used.Store(int64(BootTime()))
-	}
+	era := d.enter()
 	inside := ctx
 	if method != tokendv1grpc.TokenService_GetToken_FullMethodName { // which broker ends, and which is to be quick
-		var cancel context.CancelFunc
-		inside, cancel = context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(era, cancel)() //nolint:contextcheck // it is the other one that ends this
+		var end func()
+		inside, end = within(ctx, era)
+		defer end()
 	}
 	resp, err := call(inside)
 	if era.Err() != nil && (err != nil || !saysWhatWasDone(method)) {
@@ -340,37 +334,64 @@ func (d *Daemon) inEra(ctx context.Context, method string, call func(context.Con
 	return resp, err
 }
 
-// isDue says whether it is time to lock. The caller holds mu.
-func (d *Daemon) isDue(now time.Duration) bool { return d.identity != nil && d.lockIn(now) <= 0 }
-
-// lockIn is the time until it locks by itself. The caller holds mu.
-func (d *Daemon) lockIn(now time.Duration) time.Duration {
-	in := time.Duration(maxLockAfter)
-	if d.lock.at != 0 {
-		in = d.lock.at - now
-	}
-	if idle := d.settings.AutoLock(); idle != 0 {
-		in = min(in, time.Duration(d.used.Load())+idle-now)
-	}
-	return in
+// within is ctx for as long as era lasts, too.
+func within(ctx, era context.Context) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(era, cancel) //nolint:contextcheck // it is the other one that ends this
+	return ctx, func() { stop(); cancel() }
 }
 
-// lockIfDue locks if it is time, and says when to look again.
+// enter notes that a call needs a key, unless that is due to be locked, and returns
+// the era that the call is in.
+func (d *Daemon) enter() context.Context {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.settings.AutoLock() != 0 && !d.isDue() {
+		d.used.Store(int64(BootTime()))
+	}
+	return d.era
+}
+
+// isDue says whether it is time to lock. The caller holds mu.
+func (d *Daemon) isDue() bool {
+	in, ever := d.lockIn()
+	return ever && in <= 0
+}
+
+// lockIn is the time until it locks by itself, if ever. Each call asks, so the clock
+// is read only where it matters. The caller holds mu.
+func (d *Daemon) lockIn() (in time.Duration, ever bool) {
+	idle := d.settings.AutoLock()
+	if d.identity == nil || idle == 0 && d.lock.at == 0 {
+		return 0, false
+	}
+	now := BootTime()
+	in = d.lock.at - now
+	if used := time.Duration(d.used.Load()) + idle - now; idle != 0 && (d.lock.at == 0 || used < in) {
+		in = used
+	}
+	return in, true
+}
+
+// lockIfDue locks if it is time, and says when to look again at the latest.
 func (d *Daemon) lockIfDue() time.Duration {
 	d.mu.RLock()
-	now := BootTime()
-	due, in, why := d.isDue(now), d.lockIn(now), d.whyDue(now)
+	in, ever := d.lockIn()
+	why := d.whyDue()
 	d.mu.RUnlock()
-	if !due {
-		return max(in, time.Millisecond)
+	switch {
+	case !ever:
+		return checkEvery
+	case in > 0:
+		return in
 	}
 	d.lockNow(why)
-	return maxLockAfter
+	return checkEvery
 }
 
 // whyDue is the reason for locking where isDue says so. The caller holds mu.
-func (d *Daemon) whyDue(now time.Duration) string {
-	if d.lock.at != 0 && d.lock.at <= now {
+func (d *Daemon) whyDue() string {
+	if d.lock.at != 0 && d.lock.at <= BootTime() {
 		return "the time that it was unlocked for has passed"
 	}
 	return "nobody used it for " + d.settings.AutoLock().String()
@@ -522,13 +543,12 @@ func (u *unlockers) join(ctx context.Context, pid int) (_ context.Context, leave
 }
 
 // unlocked notes that the file with that sum was opened, which has been locked since
-// then, and is to be locked after a time, if any. A
-// nil id: it was open.
+// then, and is to be locked after a time, if any. A nil id: it was open.
 func (d *Daemon) unlocked(sum [sha256.Size]byte, since time.Time, id *store.Identity, after time.Duration) (*tokendv1.UnlockResponse_Unlocked, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if now := BootTime(); d.isDue(now) {
-		d.forget(d.whyDue(now))
+	if d.isDue() {
+		d.forget(d.whyDue())
 	}
 	resp := &tokendv1.UnlockResponse_Unlocked{WasUnlocked: d.identity != nil}
 	if d.identity == nil {

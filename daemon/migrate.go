@@ -169,9 +169,8 @@ func (d *Daemon) setMoved(kind string) (era context.Context) {
 
 // during runs what a lock is to end.
 func (d *Daemon) during(ctx, era context.Context, run func(context.Context) error) error {
-	inside, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(era, cancel)()
+	inside, end := within(ctx, era)
+	defer end()
 	err := run(inside)
 	if err != nil && era.Err() != nil {
 		if _, now := d.key(); now != nil {

@@ -259,8 +259,10 @@ func (h house) noSuchProfile(ctx context.Context, name string) error {
 		for _, e := range entries {
 			names = append(names, e.Name)
 		}
-		if elsewhere := h.elsewhere(ctx); len(names) == 0 && elsewhere != "" {
-			return failure(tokendv1.Reason_REASON_SETTINGS_INVALID, elsewhere, "profile", name)
+		if len(names) == 0 {
+			if elsewhere := h.d.elsewhere(ctx); elsewhere != "" {
+				return failure(tokendv1.Reason_REASON_SETTINGS_INVALID, elsewhere, "profile", name)
+			}
 		}
 	}
 	return failure(tokendv1.Reason_REASON_PROFILE_NOT_FOUND, "no such profile",

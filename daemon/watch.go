@@ -90,8 +90,7 @@ func (w *watch) follow(ctx context.Context, d *Daemon, i int) {
 	r := w.items[i].request
 	for ctx.Err() == nil {
 		h, era, err := d.openedNow()
-		inEra, cancel := context.WithCancel(ctx)
-		stop := context.AfterFunc(era, cancel) //nolint:contextcheck // it is the other one that ends this
+		inEra, end := within(ctx, era)
 		if err != nil {
 			w.set(i, broker.Token{}, err)
 		} else {
@@ -104,8 +103,7 @@ func (w *watch) follow(ctx context.Context, d *Daemon, i int) {
 			}) // ends with inEra
 		}
 		<-inEra.Done()
-		stop()
-		cancel()
+		end()
 	}
 }
 

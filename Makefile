@@ -16,8 +16,9 @@ GOBUILD := CGO_ENABLED=0 GOEXPERIMENT=runtimesecret go build -trimpath -buildvcs
 
 .PHONY: build install demo test checks unit e2e fuzz fuzz-short lint proto landed bench soak deps clean
 
+BIN ?= bin
 build:
-	$(GOBUILD) -o bin/ ./cmd/tokend ./cmd/tokenctl
+	$(GOBUILD) -o '$(BIN)/' ./cmd/tokend ./cmd/tokenctl
 
 install: build
 	install -d '$(DESTDIR)$(PREFIX)/bin'

@@ -337,7 +337,7 @@ func (d *Daemon) inEra(ctx context.Context, method string, call func(context.Con
 // within is ctx for as long as era lasts, too.
 func within(ctx, era context.Context) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(era, cancel) //nolint:contextcheck // it is the other one that ends this
+	stop := context.AfterFunc(era, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 

@@ -43,7 +43,8 @@ mkdir "$T/bin" "$T/home" "$T/tmp"
 export GOENV="${GOENV-${XDG_CONFIG_HOME:-$HOME/.config}/go/env}" XDG_CONFIG_HOME="$T/config" TMPDIR="$T/tmp"
 [ -d "$(go env GOCACHE)" ] || export GOCACHE="$T/gocache"
 [ -d "$(go env GOMODCACHE)" ] || export GOMODCACHE="$T/gomod"
-CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags grpcnotrace -o "$T/bin/" ./cmd/tokend ./cmd/tokenctl ./test/authserver/cmd/authserver
+make -s build BIN="$T/bin"
+go build -trimpath -buildvcs=false -o "$T/bin/" ./test/authserver/cmd/authserver
 
 # From here on everything lives in $T.
 export HOME="$T/home" TMPDIR="$T/tmp" PATH="$T/bin:$PATH"

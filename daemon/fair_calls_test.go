@@ -137,6 +137,17 @@ func TestWhoDoesNotRead(t *testing.T) {
 	}
 }
 
+// Calls that are served are no debt, also where each comes on a connection of its own:
+// a process that owes too much would find one closed.
+func TestManyConnectionsThatAreOfUse(t *testing.T) {
+	w := newWorld(t)
+	for i := range 500 {
+		if err := callOnce(w.settings.Get(settings.Socket)); err != nil {
+			t.Fatalf("call %d: %v", i, err)
+		}
+	}
+}
+
 // A process has so many calls under way, and no more, on whatever connections; when
 // these end in the middle of their calls, all of them are free again.
 func TestCallsOfAProcess(t *testing.T) {

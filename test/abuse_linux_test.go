@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -14,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -237,14 +237,28 @@ func untilClosed(c net.Conn) error {
 	return err
 }
 
+// onlyBusy is the control: as many processes that take all the processor they get,
+// and leave the daemon alone.
+const onlyBusy = "only busy"
+
 // abuser is a process that does ABUSE to ABUSE_SOCKET until its standard input
 // ends, and then says how often.
 func abuser() error {
 	kind, ok := abuses[os.Getenv("ABUSE")]
-	if !ok {
+	var done atomic.Int64
+	switch {
+	case ok:
+	case os.Getenv("ABUSE") == onlyBusy:
+		for range runtime.GOMAXPROCS(0) {
+			go func() {
+				for {
+					done.Add(1)
+				}
+			}()
+		}
+	default:
 		return errors.New("no such abuse")
 	}
-	var done atomic.Int64
 	for range kind.connections {
 		go func() {
 			for {
@@ -281,21 +295,7 @@ func (h *home) abuse(t *testing.T, kind, socket string, n int) abusers {
 	for i := range all {
 		cmd := exec.Command(self)
 		cmd.Env = []string{"TOKEND_TEST_AS=abuser", "ABUSE=" + kind, "ABUSE_SOCKET=" + socket}
-		cmd.Stderr = t.Output()
-		m := &member{cmd: cmd}
-		if m.in, err = cmd.StdinPipe(); err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.out = bufio.NewReader(out)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { cmd.Process.Kill() })
-		all[i] = m
+		all[i] = startMember(t, cmd)
 	}
 	for _, m := range all {
 		m.expect(t, "under way")
@@ -354,11 +354,11 @@ func (s *service) bad() int {
 	return n
 }
 
-// serve lets lawful callers ask for a token until a time is over: one that
+// serve lets lawful callers ask for a token for a second: one that
 // keeps its connection, one that makes a new one each time, and tokenctl.
-func (h *home) serve(t *testing.T, profile, socket, dir string, d time.Duration) *service {
+func (h *home) serve(t *testing.T, socket, dir string) *service {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	s := &service{failed: make(map[string]int)}
 	var mu sync.Mutex
@@ -392,16 +392,16 @@ func (h *home) serve(t *testing.T, profile, socket, dir string, d time.Duration)
 	}
 	defer conn.Close()
 	caller(func(ctx context.Context) error {
-		_, err := tokendv1grpc.NewTokenServiceClient(conn).GetToken(ctx, &tokendv1.GetTokenRequest{Profile: profile})
+		_, err := tokendv1grpc.NewTokenServiceClient(conn).GetToken(ctx, &tokendv1.GetTokenRequest{Profile: "p"})
 		return err
 	})
 	ours := &client.Client{Socket: socket, Dir: dir} // keeps no connection
 	caller(func(ctx context.Context) error {
-		_, err := ours.Token(ctx, client.TokenRequest{Profile: profile})
+		_, err := ours.Token(ctx, client.TokenRequest{Profile: "p"})
 		return err
 	})
 	caller(func(ctx context.Context) error {
-		cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "tokenctl"), "get", profile)
+		cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "tokenctl"), "get", "p")
 		cmd.Env = h.env
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -461,13 +461,13 @@ func large(s *authserver.Server, c authserver.Client) string {
 
 // abused is a home whose daemon may open only so many files, and what it is like
 // before anybody abuses it.
-func abused(t *testing.T, bin string) (h *home, socket, dir string) {
+func abused(t *testing.T, bin string, files int) (h *home, socket, dir string) {
 	t.Helper()
 	c := authserver.Client{ID: "c", Secret: "s3cret"}
 	s := authserver.Start(t, authserver.Config{Clients: []authserver.Client{c}})
 	h = newHome(t)
 	h.relink(t, bin)
-	if r := finish(t, h.command("sh", "-c", "ulimit -n 1024 && exec tokenctl init")); r.code != 0 {
+	if r := finish(t, h.command("sh", "-c", fmt.Sprintf("ulimit -n %d && exec tokenctl init", files))); r.code != 0 {
 		t.Fatal(r)
 	}
 	h.must(t, profileOf(s, c), "add", "p")
@@ -477,47 +477,74 @@ func abused(t *testing.T, bin string) (h *home, socket, dir string) {
 	return h, st.Socket, filepath.Dir(st.ProfilesDir)
 }
 
+// endure lets processes abuse the socket, and returns how long lawful callers waited
+// meanwhile (p99). All of them must be served, and nothing be left afterwards of what
+// there was not before.
+func (h *home) endure(t *testing.T, socket, dir string, before inside, name, kind string, processes int) time.Duration {
+	t.Helper()
+	them := h.abuse(t, kind, socket, processes)
+	got := h.serve(t, socket, dir)
+	during, fds, mem := h.inside(t), descriptors(t, before.PID), memory(t, before.PID, "VmRSS")
+	n := them.end(t)
+	t.Logf("%-34s %v; %d MiB, %d descriptors, %d goroutines; done %d times", name, got, mem, fds, during.Goroutines, n)
+	if len(got.failed) > 0 || len(got.took) == 0 {
+		t.Errorf("%s: not everybody else was served: %v", name, got.failed)
+	}
+	if n == 0 {
+		t.Errorf("%s: nothing was done", name)
+	}
+	waitFor(t, "the daemon to let go of "+name, func() bool {
+		now := h.inside(t)
+		return now.Connections <= before.Connections && now.Goroutines <= before.Goroutines+3
+	})
+	if now := descriptors(t, before.PID); now > 30 {
+		t.Errorf("%s: %d descriptors are open afterwards", name, now)
+	}
+	return got.quantile(0.99)
+}
+
 // Whatever a process of the same user does to the socket, everybody else is
 // served, soon, and the daemon does not grow. It is not run beside other tests:
-// what they take of the machine would be measured. What is asserted of time and
-// memory leaves room for a machine that is busy all the same; what is printed is
-// what was measured.
+// what they take of the machine would be measured.
+//
+// Soon is within 150 ms (p99), or, where the machine does not give that, no later than
+// beside processes that only take its processors: as many, and one for the daemon. What
+// else takes processors comes and goes: only who is late three times, each beside a
+// control of its own, is late.
 func TestSocketAbuse(t *testing.T) {
 	const (
-		each = time.Second
+		soon = 150 * time.Millisecond
 		much = 160 // MiB
 	)
-	h, socket, dir := abused(t, binDir)
+	h, socket, dir := abused(t, binDir, 8192)
 	before := h.inside(t)
-	calm := h.serve(t, "p", socket, dir, each)
-	t.Logf("%-34s %v; %d MiB, %d descriptors, %d goroutines", "nobody", calm, memory(t, before.PID, "VmRSS"), descriptors(t, before.PID), before.Goroutines)
-	kinds := slices.Sorted(maps.Keys(abuses))
-	for _, kind := range append(kinds, "30 processes") {
-		var them abusers
-		if kind == "30 processes" {
-			them = h.abuse(t, "64 connections with a preface", socket, 30)
-		} else {
-			them = h.abuse(t, kind, socket, 1)
+	t.Logf("%-34s %v; %d MiB, %d descriptors, %d goroutines", "nobody", h.serve(t, socket, dir),
+		memory(t, before.PID, "VmRSS"), descriptors(t, before.PID), before.Goroutines)
+	control := func(n int) time.Duration {
+		them := h.abuse(t, onlyBusy, socket, n)
+		got := h.serve(t, socket, dir)
+		them.end(t)
+		t.Logf("%-34s %v", fmt.Sprintf("%s: %d", onlyBusy, n), got)
+		return got.quantile(0.99)
+	}
+	beside := make(map[int]time.Duration) // by processes
+	for _, name := range append(slices.Sorted(maps.Keys(abuses)), "30 processes") {
+		kind, processes := name, 1
+		if name == "30 processes" {
+			kind, processes = "64 connections with a preface", 30
 		}
-		got := h.serve(t, "p", socket, dir, each)
-		during, fds, mem := h.inside(t), descriptors(t, before.PID), memory(t, before.PID, "VmRSS")
-		n := them.end(t)
-		t.Logf("%-34s %v; %d MiB, %d descriptors, %d goroutines; done %d times", kind, got, mem, fds, during.Goroutines, n)
-		if len(got.failed) > 0 || len(got.took) == 0 {
-			t.Errorf("%s: not everybody else was served: %v", kind, got.failed)
-		}
-		if p99 := got.quantile(0.99); p99 > time.Second+20*calm.quantile(0.99) {
-			t.Errorf("%s: p99 is %v", kind, p99)
-		}
-		if n == 0 {
-			t.Errorf("%s: nothing was done", kind)
-		}
-		waitFor(t, "the daemon to let go of "+kind, func() bool {
-			now := h.inside(t)
-			return now.Connections <= before.Connections && now.Goroutines <= before.Goroutines+3
-		})
-		if now := descriptors(t, before.PID); now > 30 {
-			t.Errorf("%s: %d descriptors are open afterwards", kind, now)
+		for try := 1; ; try++ {
+			if try > 1 || beside[processes] == 0 {
+				beside[processes] = control(processes + 1)
+			}
+			p99 := h.endure(t, socket, dir, before, name, kind, processes)
+			if p99 <= max(soon, beside[processes]) {
+				break
+			}
+			if try == 3 {
+				t.Errorf("%s: p99 is %v; beside processes that are only busy %v", name, p99, beside[processes])
+				break
+			}
 		}
 	}
 	peak := memory(t, before.PID, "VmHWM")
@@ -530,14 +557,27 @@ func TestSocketAbuse(t *testing.T) {
 	}
 }
 
-// The same, where connections of a process are not limited, nor what it leaves
-// unread, nor how long the first bytes take.
+// Where the daemon may open few files, 30 processes want more connections than it can
+// have. Who is refused tries again at once, and others stand behind a thousand of them
+// in the kernel's queue: they are served, but how soon is not bounded.
+func TestSocketAbuseWithFewDescriptors(t *testing.T) {
+	h, socket, dir := abused(t, binDir, 1024)
+	before := h.inside(t)
+	h.endure(t, socket, dir, before, "30 processes", "64 connections with a preface", 30)
+	if peak := memory(t, before.PID, "VmHWM"); peak > 160 {
+		t.Errorf("the daemon grew to %d MiB", peak)
+	}
+}
+
+// The same as TestSocketAbuse, where connections of a process are not limited, nor what it leaves
+// unread, nor what it may owe, nor how long the first bytes take.
 func TestSocketAbuseSucceeds(t *testing.T) {
 	h, socket, dir := abused(t, mutant(t, "unlimited",
-		edit{"internal/socket/listen.go", "if p.n >= maxPerProcess || l.all.Len() >= l.most && !l.makeRoom(p) {", "if false {"},
+		edit{"internal/socket/listen.go", "if p.n >= maxPerProcess || p.debt.left() > maxCredit || l.all.Len() >= l.most && !l.makeRoom(p) {", "if false {"},
+		edit{"internal/socket/debt.go", "if wait := d.paid.Sub(now.Add(maxCredit)); wait > 0 {", "if wait := time.Duration(0); wait > 0 {"},
 		edit{"internal/socket/listen.go", "return p.conn == nil || p.conn.process.unread.Load() < maxUnread", "return true"},
 		edit{"internal/socket/listen.go", "maxCalls  = 512", "maxCalls  = 1 << 30"},
-		edit{"daemon/daemon.go", "prefaceTime = 2 * time.Second", "prefaceTime = time.Hour"}))
+		edit{"daemon/daemon.go", "prefaceTime = 2 * time.Second", "prefaceTime = time.Hour"}), 1024)
 	pid := h.status(t).PID
 	them := h.abuse(t, "answers that are never read", socket, 1)
 	peak := 0
@@ -547,7 +587,7 @@ func TestSocketAbuseSucceeds(t *testing.T) {
 	})
 	them.end(t)
 	them = h.abuse(t, "5,000 connections", socket, 1)
-	got := h.serve(t, "p", socket, dir, time.Second)
+	got := h.serve(t, socket, dir)
 	them.end(t)
 	t.Logf("without limits: %v; %d MiB", got, peak)
 	if got.bad() == 0 && got.quantile(0.5) < time.Second {

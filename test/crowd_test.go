@@ -89,6 +89,26 @@ type member struct {
 	out *bufio.Reader
 }
 
+// startMember starts a command that hears from the test on its standard input, and
+// tells it lines on its standard output.
+func startMember(t *testing.T, cmd *exec.Cmd) *member {
+	t.Helper()
+	cmd.Stderr = t.Output()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	return &member{cmd, in, bufio.NewReader(out)}
+}
+
 func (m *member) tell(t *testing.T) {
 	t.Helper()
 	if _, err := io.WriteString(m.in, "\n"); err != nil {
@@ -119,21 +139,7 @@ func TestColdCrowd(t *testing.T) {
 		cmd := h.command(self)
 		cmd.Env = append(slices.Clone(h.env), "TOKEND_TEST_AS=crowd", "CROWD_PROFILE=dev/crowd",
 			"CROWD_CALLERS="+strconv.Itoa(callers/processes))
-		cmd.Stderr = t.Output()
-		m := &member{cmd: cmd}
-		if m.in, err = cmd.StdinPipe(); err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.out = bufio.NewReader(out)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { cmd.Process.Kill() })
-		members[i] = m
+		members[i] = startMember(t, cmd)
 	}
 	for _, m := range members {
 		m.expect(t, "ready")

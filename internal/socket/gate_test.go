@@ -6,6 +6,8 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestOnlyThisUserIsAllowed(t *testing.T) {
@@ -23,7 +25,9 @@ func newGate(most int) *Listener {
 
 func (l *Listener) enter(pid int) *conn { return l.admit(new(net.UnixConn), Peer{PID: pid}) }
 
-func TestCaps(t *testing.T) {
+func TestCaps(t *testing.T) { synctest.Test(t, caps) }
+
+func caps(t *testing.T) {
 	l := newGate(maxInAll)
 	var all []*conn
 	for pid := range maxInAll / maxPerProcess {
@@ -45,13 +49,17 @@ func TestCaps(t *testing.T) {
 		_ = c.Close()
 		_ = c.Close() // twice counts once
 	}
+	time.Sleep(maxDebt) // what they owe is paid
+	synctest.Wait()
 	if l.Open() != 0 || len(l.byPID) != 0 {
 		t.Errorf("%d connections of %d processes are still counted", l.Open(), len(l.byPID))
 	}
 }
 
 // Who has the most makes room, with the oldest of it.
-func TestRoomForANewcomer(t *testing.T) {
+func TestRoomForANewcomer(t *testing.T) { synctest.Test(t, roomForANewcomer) }
+
+func roomForANewcomer(t *testing.T) {
 	l := newGate(4)
 	modest, first, second, third := l.enter(1), l.enter(2), l.enter(2), l.enter(2)
 	there := func(want ...*conn) {
@@ -74,9 +82,66 @@ func TestRoomForANewcomer(t *testing.T) {
 	}
 	last := l.enter(5)
 	there(third, newcomer, another, last)
+	time.Sleep(maxDebt) // what they owe is paid
+	synctest.Wait()
 	if l.byPID[2].n != 1 || l.byPID[3].n != 1 || l.byPID[5].n != 1 || l.byPID[1] != nil {
 		t.Errorf("miscounted: %v", l.byPID)
 	}
+}
+
+// Processes that want more than there is come to rest, with the same each.
+func TestRoomIsShared(t *testing.T) {
+	const places, processes = 50, 4
+	l := newGate(places)
+	for range places {
+		for pid := range processes {
+			l.enter(pid)
+		}
+	}
+	for pid := range processes {
+		if n := l.byPID[pid].n; n != places/processes && n != places/processes+1 {
+			t.Errorf("process %d has %d of %d places", pid, n, places)
+		}
+		if l.enter(pid) != nil {
+			t.Errorf("process %d still takes from others", pid)
+		}
+	}
+}
+
+// What a process owes is not forgotten when it comes back.
+func TestDebtOutlastsConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newGate(4)
+		c := l.enter(1)
+		c.peer.BeginCall()
+		for range maxDebt / wastedCost {
+			c.peer.Wasted()
+		}
+		_ = c.Close()
+		if l.enter(1) != nil {
+			t.Error("it is let in again")
+		}
+		other := l.enter(2)
+		if other == nil {
+			t.Fatal("another process pays for it")
+		}
+		time.Sleep(maxDebt - maxCredit)
+		c = l.enter(1)
+		if c == nil {
+			t.Fatal("it is not let in again")
+		}
+		time.Sleep(maxDebt)
+		synctest.Wait()
+		if l.byPID[1] != c.process {
+			t.Error("a process that has a connection is forgotten")
+		}
+		_, _ = c.Close(), other.Close()
+		time.Sleep(maxDebt)
+		synctest.Wait()
+		if len(l.byPID) != 0 {
+			t.Errorf("%d processes are remembered", len(l.byPID))
+		}
+	})
 }
 
 // Calls and unread answers are counted by process, whatever the connection; what

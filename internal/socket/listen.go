@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -12,13 +13,16 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits on connections. A process that runs into its own finds its connection
 // closed before any byte. Where all places are taken, the process with the most
 // loses its oldest connection to a newcomer with fewer; among equals, the one
-// whose is the oldest of all. So another process is let in, however many hold
-// connections.
+// whose is the oldest of all. One fewer is not enough but for a first connection, or
+// they would take from each other for ever. So another process is let in, however
+// many hold connections.
 const (
 	maxPerProcess = 64
 	maxInAll      = 2560
@@ -29,13 +33,6 @@ const (
 const (
 	maxCalls  = 512
 	maxUnread = 1 << 20
-)
-
-// maxWasted is how many calls in a row a connection may begin that come to nothing;
-// its place is its process's for wastedTime after that.
-const (
-	maxWasted  = 200
-	wastedTime = time.Second
 )
 
 // Listener accepts connections of this user only.
@@ -52,11 +49,13 @@ type Listener struct {
 	all   list.List // of *conn, the oldest first
 }
 
-// process is what one has. It is there as long as it has a connection.
+// process is what one has. It is there as long as it has a connection, or owes
+// anything.
 type process struct {
 	pid, n int // connections
 
 	calls, unread atomic.Int64
+	debt          debt
 }
 
 // Listen makes the socket at path, in a folder that only this user can enter.
@@ -179,12 +178,13 @@ func (l *Listener) admit(c *net.UnixConn, peer Peer) *conn {
 	if p == nil {
 		p = &process{pid: peer.PID}
 	}
-	if p.n >= maxPerProcess || l.all.Len() >= l.most && !l.makeRoom(p) {
+	if p.n >= maxPerProcess || p.debt.left() > maxCredit || l.all.Len() >= l.most && !l.makeRoom(p) {
 		return nil
 	}
 	p.n++
+	p.debt.owe(connectionCost)
 	l.byPID[p.pid] = p
-	admitted := &conn{UnixConn: c, l: l, process: p}
+	admitted := &conn{UnixConn: c, l: l, process: p, ended: make(chan struct{})}
 	admitted.peer = Peer{peer.PID, peer.UID, admitted}
 	admitted.place = l.all.PushBack(admitted)
 	return admitted
@@ -193,18 +193,21 @@ func (l *Listener) admit(c *net.UnixConn, peer Peer) *conn {
 // makeRoom ends a connection in favour of a process's next one, and reports
 // whether there was one to end. The caller holds mu.
 func (l *Listener) makeRoom(p *process) bool {
-	var victim *conn
-	for e := l.all.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*conn); c.process.n > p.n && (victim == nil || c.process.n > victim.process.n) {
-			victim = c
-		}
+	most := 0
+	for _, other := range l.byPID {
+		most = max(most, other.n)
 	}
-	if victim == nil {
+	if p.n > 0 && most < p.n+2 { // with one more than p has, the two would only change places
 		return false
 	}
-	l.drop(victim)
-	_ = victim.UnixConn.Close()
-	return true
+	for e := l.all.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); c.process.n == most {
+			l.drop(c)
+			_ = c.end()
+			return true
+		}
+	}
+	return false
 }
 
 // drop gives a connection's place away, once. The caller holds mu.
@@ -215,8 +218,25 @@ func (l *Listener) drop(c *conn) {
 	l.all.Remove(c.place)
 	c.place = nil
 	if c.process.n--; c.process.n == 0 {
-		delete(l.byPID, c.process.pid)
+		l.forget(c.process)
 	}
+}
+
+// forget forgets a process without connections once it owes nothing. The caller
+// holds mu.
+func (l *Listener) forget(p *process) {
+	left := p.debt.left()
+	if left == 0 {
+		delete(l.byPID, p.pid)
+		return
+	}
+	time.AfterFunc(left, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.byPID[p.pid] == p && p.n == 0 {
+			l.forget(p)
+		}
+	})
 }
 
 // Open returns the number of open connections.
@@ -248,7 +268,9 @@ type conn struct {
 	l       *Listener
 	process *process
 	place   *list.Element // nil: given away; l.mu guards it
-	wasted  atomic.Int64  // calls since the last one that was served
+
+	endOnce sync.Once
+	ended   chan struct{}
 
 	// mu guards the fields that follow.
 	mu     sync.Mutex
@@ -258,26 +280,65 @@ type conn struct {
 
 func (c *conn) RemoteAddr() net.Addr { return c.peer }
 
-func (c *conn) Close() error {
-	if c.wasted.Load() < maxWasted {
-		c.giveUp()
-	} else {
-		time.AfterFunc(wastedTime, c.giveUp)
+// Read waits with what it has read while the peer's process owes too much. Of who
+// owes anything it reads little at a time: it is not known yet how much of it comes to
+// nothing.
+func (c *conn) Read(b []byte) (int, error) {
+	if len(b) > readOwing && c.process.debt.left() > 0 {
+		b = b[:readOwing]
 	}
+	n, err := c.UnixConn.Read(b)
+	if err != nil {
+		return n, err
+	}
+	for {
+		wait := c.process.debt.tryOwe(readCost * time.Duration(1+n>>12))
+		if wait == 0 {
+			return n, nil
+		}
+		select {
+		case <-time.After(max(wait, 100*time.Millisecond)): // not whenever one of many may go on
+		case <-c.ended:
+			return 0, net.ErrClosed
+		}
+		if c.gone() {
+			return 0, io.EOF // the answers would be nobody's
+		}
+	}
+}
+
+// gone reports whether the other end is closed, however much it has left to read.
+func (c *conn) gone() bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var hup bool
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		_, _ = unix.Poll(fds, 0)
+		hup = fds[0].Revents&unix.POLLHUP != 0
+	})
+	return hup || err != nil
+}
+
+func (c *conn) Close() error {
+	c.l.mu.Lock()
+	c.l.drop(c)
+	c.l.mu.Unlock()
 	c.mu.Lock()
 	if !c.closed {
 		c.closed = true
 		c.process.unread.Add(-c.unread)
 	}
 	c.mu.Unlock()
-	return c.UnixConn.Close()
+	return c.end()
 }
 
-// giveUp gives the connection's place away.
-func (c *conn) giveUp() {
-	c.l.mu.Lock()
-	defer c.l.mu.Unlock()
-	c.l.drop(c)
+// end closes the connection. Who reads from it closes the rest.
+func (c *conn) end() error {
+	c.endOnce.Do(func() { close(c.ended) })
+	return c.UnixConn.Close()
 }
 
 // BeginCall counts a call that the peer's process makes, unless it makes too
@@ -299,16 +360,16 @@ func (p Peer) EndCall() {
 
 // Served notes that a call of the peer's has come to where it is answered.
 func (p Peer) Served() {
-	if p.conn != nil && p.conn.wasted.Load() != 0 {
-		p.conn.wasted.Store(0)
+	if p.conn != nil {
+		p.conn.process.debt.owe(-servedWorth)
 	}
 }
 
 // Wasted notes that a call has come to nothing: it was reset before it was all
-// there, or refused. A connection on which nothing else happens is ended.
+// there, or refused.
 func (p Peer) Wasted() {
-	if p.conn != nil && p.conn.wasted.Add(1) == maxWasted {
-		_ = p.conn.UnixConn.Close() // who reads from it closes the rest
+	if p.conn != nil {
+		p.conn.process.debt.owe(wastedCost)
 	}
 }
 

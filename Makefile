@@ -22,7 +22,9 @@ build:
 
 install: build
 	install -d '$(DESTDIR)$(PREFIX)/bin'
-	install -m 755 bin/tokend bin/tokenctl '$(DESTDIR)$(PREFIX)/bin/'
+# Who may not read a program's file may not look into its memory, from its first
+# instruction on: see internal/harden.
+	install -m 111 '$(BIN)/tokend' '$(BIN)/tokenctl' '$(DESTDIR)$(PREFIX)/bin/'
 
 demo:
 	@sh test/demo.sh

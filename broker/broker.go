@@ -100,9 +100,10 @@ type Request struct {
 
 // Token is an access token as it is handed out.
 type Token struct {
-	Access  oauth.Secret
-	Type    string
-	Version store.Version // of the text it was made from
+	Access      oauth.Secret
+	Fingerprint string // what [Fingerprint] gives for it
+	Type        string
+	Version     store.Version // of the text it was made from
 	// Remaining is what was left of Lifetime when it was handed out.
 	Remaining, Lifetime time.Duration
 	Scopes              []string

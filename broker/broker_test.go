@@ -202,15 +202,16 @@ func TestToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	version := w.put(t, "dev/network", w.text("OAUTH2_SCOPE='write read'", "API_URL='https://API.example https://b.example:8443'"))
-	want := broker.Token{
-		Type:       "Bearer",
-		Version:    version,
-		Remaining:  600 * time.Second,
-		Lifetime:   600 * time.Second,
-		Scopes:     []string{"read", "write"},
-		APIOrigins: []string{"https://api.example", "https://b.example:8443"},
-	}
 	first := w.get(t, plain)
+	want := broker.Token{
+		Fingerprint: fingerprint(first),
+		Type:        "Bearer",
+		Version:     version,
+		Remaining:   600 * time.Second,
+		Lifetime:    600 * time.Second,
+		Scopes:      []string{"read", "write"},
+		APIOrigins:  []string{"https://api.example", "https://b.example:8443"},
+	}
 	if diff := cmp.Diff(want, first, cmpopts.IgnoreFields(broker.Token{}, "Access")); diff != "" {
 		t.Error(diff)
 	}
@@ -537,8 +538,8 @@ func TestLivingTokenWhileTheProviderFails(t *testing.T) {
 	host := strings.TrimPrefix(w.server.URL, "http://")
 	why := "asking " + host + " for a token: no OAuth error in the answer (HTTP 500)"
 	want := broker.Token{
-		Access: first.Access, Type: "Bearer", Version: first.Version, Remaining: 20 * time.Second, Lifetime: 600 * time.Second,
-		Degraded: true,
+		Access: first.Access, Fingerprint: first.Fingerprint, Type: "Bearer", Version: first.Version,
+		Remaining: 20 * time.Second, Lifetime: 600 * time.Second, Degraded: true,
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(oauth.Secret{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(broker.Token{}, "Warning", "Err")); diff != "" {
 		t.Error(diff)

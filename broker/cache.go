@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -65,7 +66,7 @@ func partyOf(clientID, tokenURL string) party {
 // made is a token as it was made.
 type made struct {
 	access  oauth.Secret
-	kind    string
+	kind    unique.Handle[string] // most have the same
 	version store.Version
 	sent    time.Duration // when its request was sent: its life counts from there
 	life    time.Duration
@@ -76,7 +77,9 @@ type made struct {
 	// (client credentials).
 	renewal oauth.Secret
 	bound   *binding // nil: a bearer token
-	sum     uint64   // the beginning of its fingerprint, to find it by
+	// sum is its fingerprint: hashing leaves a copy of what is hashed on the stack,
+	// which is cleared where a token is made, but not where it is handed out.
+	sum [16]byte
 	// The Broker's mu guards reported, when an API's refusal was first reported, or
 	// 0, and refused: it is handed out no more.
 	reported time.Duration
@@ -86,10 +89,8 @@ type made struct {
 	again    bool // the server gave it more than once
 }
 
-// isNamed says whether fp is m's fingerprint.
-func (m *made) isNamed(fp string) bool {
-	return m.sum == sumOf(fp) && Fingerprint(m.access.Reveal()) == fp
-}
+// fingerprint is what Fingerprint gives for m.
+func (m *made) fingerprint() string { return hex.EncodeToString(m.sum[:]) }
 
 // binding is the key that a token is bound to (RFC 9449).
 type binding struct {
@@ -116,7 +117,8 @@ func (m *made) least() time.Duration { return min(30*time.Second, m.life/10) }
 func (m *made) hand(now time.Duration) Token {
 	return Token{
 		Access:        m.access,
-		Type:          m.kind,
+		Fingerprint:   m.fingerprint(),
+		Type:          m.kind.Value(),
 		Version:       m.version,
 		Remaining:     max(0, m.remaining(now)),
 		Lifetime:      m.life,

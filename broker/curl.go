@@ -3,7 +3,6 @@ package broker
 import (
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,11 +132,10 @@ func (x *explaining) curlAuth(add func(...string), given func(name, variable, va
 	}
 }
 
-var bare = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
-
 // quote makes one word of s for a POSIX shell.
 func quote(s string) string {
-	if bare.MatchString(s) {
+	const bare = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:=@%+,-"
+	if s != "" && strings.Trim(s, bare) == "" {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unique"
 
 	"tokend/oauth"
 	"tokend/profile"
@@ -53,7 +54,7 @@ func (b *Broker) keepToken(f *facts, k key, p *Prepared, g got, background bool)
 	m := makeToken(p, g)
 	m.noteSkew(g.Date, b.Now()-g.sent)
 	b.Log.Info("new token", "profile", k.profile, "lifetime", m.life, "took", b.Now()-g.sent, "background", background)
-	fp := Fingerprint(m.access.Reveal())
+	fp := m.fingerprint()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.facts[k.profile] != f {
@@ -325,8 +326,8 @@ func suspect(p *Prepared, err error) string {
 func makeToken(p *Prepared, g got) *made {
 	m := &made{
 		access:  g.AccessToken,
-		sum:     sumOf(Fingerprint(g.AccessToken.Reveal())),
-		kind:    g.Type,
+		sum:     fingerprintOf(g.AccessToken.Reveal()),
+		kind:    unique.Make(g.Type),
 		version: p.Version,
 		sent:    g.sent,
 		life:    g.Lifetime,

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"tokend/internal/harden"
 	"tokend/oauth"
 	"tokend/store"
 )
@@ -61,7 +62,7 @@ func (b *Broker) keepLater(k *keeper) {
 				timer.Stop()
 				return
 			}
-			k.round(b)
+			harden.Secretly(func() { k.round(b) })
 			b.mu.Lock()
 			k.running = k.left(b)
 			running := k.running
@@ -254,24 +255,26 @@ func (b *Broker) Resume() {
 		return
 	}
 	b.resumed = true
-	b.keepers.Go(func() {
-		entries, err := b.Sessions.List(b.ctx)
-		if err != nil {
-			return // each session's own use says so
+	b.keepers.Go(func() { harden.Secretly(b.resume) })
+}
+
+func (b *Broker) resume() {
+	entries, err := b.Sessions.List(b.ctx)
+	if err != nil {
+		return // each session's own use says so
+	}
+	found := false
+	for _, e := range entries {
+		s, err := b.peek(b.ctx, e.Name)
+		if err != nil || len(s.Revocations) == 0 {
+			continue
 		}
-		found := false
-		for _, e := range entries {
-			s, err := b.peek(b.ctx, e.Name)
-			if err != nil || len(s.Revocations) == 0 {
-				continue
-			}
-			b.setQueued(e.Name, len(s.Revocations))
-			found = true
-		}
-		if found {
-			b.keepLater(b.teller)
-		}
-	})
+		b.setQueued(e.Name, len(s.Revocations))
+		found = true
+	}
+	if found {
+		b.keepLater(b.teller)
+	}
 }
 
 // QueuedRevocations returns how many tokens a server is still to be told of.

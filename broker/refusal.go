@@ -82,8 +82,8 @@ func causeOf(version store.Version, values map[string]string) string {
 	return hex.EncodeToString(sum.Sum(nil)[:16])
 }
 
-// sumOf is the beginning of what fingerprint or causeOf gives, never 0, for where
-// two that agree by chance do no harm.
+// sumOf is the beginning of what causeOf gives, never 0, for where two that agree by
+// chance do no harm.
 func sumOf(hex string) uint64 {
 	n, _ := strconv.ParseUint(hex[:min(16, len(hex))], 16, 64)
 	return n | 1

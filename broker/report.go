@@ -75,7 +75,7 @@ func (b *Broker) Report(ctx context.Context, name string, r Report) (Reported, e
 
 // holds says whether one of a profile's tokens has that fingerprint.
 func (b *Broker) holds(name, fp string) bool {
-	return slices.ContainsFunc(b.cachedOf(name), func(m *made) bool { return m.isNamed(fp) })
+	return slices.ContainsFunc(b.cachedOf(name), func(m *made) bool { return m.fingerprint() == fp })
 }
 
 // judge says what a refusal has to do with the token.
@@ -134,7 +134,7 @@ func (b *Broker) evict(name, fp string, result *Reported) oauth.Secret {
 	now := b.Now()
 	var with []*entry // that token: a server may give it for more than one request
 	for k, e := range b.tokens {
-		if k.profile == name && e.token.alive(now) && e.token.isNamed(fp) {
+		if k.profile == name && e.token.alive(now) && e.token.fingerprint() == fp {
 			with = append(with, e)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"tokend/internal/harden"
 	"tokend/oauth"
 	"tokend/store"
 )
@@ -210,7 +211,7 @@ func each(names []string, do func(int, string)) {
 		free <- struct{}{}
 		running.Go(func() {
 			defer func() { <-free }()
-			do(i, name)
+			harden.Secretly(func() { do(i, name) })
 		})
 	}
 }

@@ -111,8 +111,13 @@ type savedAccess struct {
 // Fingerprint names a secret without being it: the first 128 bits of its SHA-256
 // in hex.
 func Fingerprint(secret string) string {
+	sum := fingerprintOf(secret)
+	return hex.EncodeToString(sum[:])
+}
+
+func fingerprintOf(secret string) [16]byte {
 	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:16])
+	return [16]byte(sum[:16])
 }
 
 // bind makes s the session of what p speaks to.
@@ -414,7 +419,7 @@ func (b *Broker) Adopt(ctx context.Context, p *Prepared, asked []string, t *oaut
 	f := factsOf(textKey{p.Name, p.Version}, p.Profile)
 	e := b.entryOf(f, f.key())
 	e.token, e.sent, e.due = m, p.sent, m.renewalTime(p.Profile.RenewAt)
-	b.event(Event{Kind: SessionBegun, Profile: p.Name, Fingerprint: Fingerprint(m.access.Reveal()), Ends: time.Now().Add(m.remaining(b.Now()))})
+	b.event(Event{Kind: SessionBegun, Profile: p.Name, Fingerprint: m.fingerprint(), Ends: time.Now().Add(m.remaining(b.Now()))})
 	b.notify(p.Name)
 	return warning, nil
 }

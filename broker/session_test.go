@@ -284,7 +284,8 @@ func TestAdoptThenToken(t *testing.T) {
 	got := h.login(t, "dev/network", "read", "write", "admin")
 	h.wantRequests(t, 1)
 	want := broker.Token{
-		Access: got.AccessToken, Type: "Bearer", Version: version, Remaining: got.Lifetime, Lifetime: got.Lifetime,
+		Access: got.AccessToken, Fingerprint: broker.Fingerprint(got.AccessToken.Reveal()), Type: "Bearer", Version: version,
+		Remaining: got.Lifetime, Lifetime: got.Lifetime,
 		Scopes: []string{"read", "write", "admin"}, APIOrigins: []string{"https://api.example"},
 	}
 	if diff := cmp.Diff(want, h.get(t, plain), cmp.Comparer(func(a, b oauth.Secret) bool { return a == b })); diff != "" {

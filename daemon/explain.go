@@ -38,7 +38,7 @@ func (s *tokens) ExplainToken(ctx context.Context, req *tokendv1.ExplainTokenReq
 	now, st := time.Now(), e.Standing
 	switch {
 	case st.Token != nil:
-		resp.Fingerprint = broker.Fingerprint(st.Token.Access.Reveal())
+		resp.Fingerprint = st.Token.Fingerprint
 		resp.ExpiresAt = timestamppb.New(now.Add(st.Token.Remaining))
 	case st.Err != nil:
 		resp.Problem = problem(r.Profile, tokenError(ctx, h, r.Profile, st.Err))

@@ -52,16 +52,15 @@ func (s *tokens) GetToken(ctx context.Context, req *tokendv1.GetTokenRequest) (*
 
 // tokenResponse is a token that was handed out just now.
 func tokenResponse(t broker.Token) *tokendv1.GetTokenResponse {
-	access := t.Access.Reveal()
 	return &tokendv1.GetTokenResponse{
-		AccessToken:    access,
+		AccessToken:    t.Access.Reveal(),
 		TokenType:      t.Type,
 		ExpiresAt:      timestamppb.New(time.Now().Add(t.Remaining)),
 		ExpiresIn:      durationpb.New(t.Remaining),
 		Lifetime:       durationpb.New(t.Lifetime),
 		Scopes:         t.Scopes,
 		ApiOrigins:     t.APIOrigins,
-		Fingerprint:    broker.Fingerprint(access),
+		Fingerprint:    t.Fingerprint,
 		ExpiryAssumed:  t.ExpiryAssumed,
 		Degraded:       t.Degraded,
 		Warning:        t.Warning,
@@ -103,7 +102,7 @@ func (s *tokens) IntrospectToken(ctx context.Context, req *tokendv1.IntrospectTo
 		Claims:      string(claims),
 		TokenType:   t.Type,
 		ExpiresAt:   timestamppb.New(time.Now().Add(t.Remaining)),
-		Fingerprint: broker.Fingerprint(t.Access.Reveal()),
+		Fingerprint: t.Fingerprint,
 	}, nil
 }
 

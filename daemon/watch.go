@@ -116,7 +116,7 @@ func (w *watch) set(i int, t broker.Token, err error) {
 	queued := it.tokenDue || it.errDue
 	it.token, it.err, it.at = t, err, BootTime()
 	it.errDue = err != nil
-	it.tokenDue = !t.Access.IsZero() && (err == nil || broker.Fingerprint(t.Access.Reveal()) != it.sent)
+	it.tokenDue = !t.Access.IsZero() && (err == nil || t.Fingerprint != it.sent)
 	if !queued {
 		w.due = append(w.due, i)
 		offer(w.wake, struct{}{})
@@ -135,7 +135,7 @@ func (w *watch) next() *tokendv1.WatchTokenResponse {
 	resp := &tokendv1.WatchTokenResponse{Index: int32(i), Profile: it.request.Profile}
 	old := BootTime() - it.at
 	if it.tokenDue {
-		it.tokenDue, it.sent = false, broker.Fingerprint(it.token.Access.Reveal())
+		it.tokenDue, it.sent = false, it.token.Fingerprint
 		t := it.token
 		t.Remaining = max(0, t.Remaining-old)
 		resp.Event = &tokendv1.WatchTokenResponse_Token{Token: tokenResponse(t)}

@@ -59,7 +59,7 @@ func TestWatchStates(t *testing.T) {
 		var token broker.Token
 		var err error
 		if name := strings.TrimSuffix(text, "!"); name != "" {
-			token = broker.Token{Access: oauth.NewSecret(name), Remaining: time.Hour}
+			token = broker.Token{Access: oauth.NewSecret(name), Fingerprint: broker.Fingerprint(name), Remaining: time.Hour}
 		}
 		if strings.HasSuffix(text, "!") {
 			err = profileError("a", errors.New("why"))
@@ -133,8 +133,8 @@ func TestWatchStates(t *testing.T) {
 // What has waited for its client is sent as it is by then.
 func TestWatchStateAges(t *testing.T) {
 	w := &watch{items: make([]watched, 2), wake: make(chan struct{}, 1)}
-	w.set(0, broker.Token{Access: oauth.NewSecret("t"), Remaining: time.Hour, Lifetime: 2 * time.Hour}, failureAfter(tokendv1.Reason_REASON_PROVIDER_DOWN, "down", time.Minute))
-	w.set(1, broker.Token{Access: oauth.NewSecret("t"), Remaining: 5 * time.Minute}, failure(tokendv1.Reason_REASON_LOGIN_REQUIRED, "login"))
+	w.set(0, broker.Token{Access: oauth.NewSecret("t"), Fingerprint: broker.Fingerprint("t"), Remaining: time.Hour, Lifetime: 2 * time.Hour}, failureAfter(tokendv1.Reason_REASON_PROVIDER_DOWN, "down", time.Minute))
+	w.set(1, broker.Token{Access: oauth.NewSecret("t"), Fingerprint: broker.Fingerprint("t"), Remaining: 5 * time.Minute}, failure(tokendv1.Reason_REASON_LOGIN_REQUIRED, "login"))
 	for i := range w.items {
 		w.items[i].at -= 10 * time.Minute
 	}
@@ -160,7 +160,8 @@ func TestWatchStateAges(t *testing.T) {
 // A token that no message has room for ends no stream.
 func TestWatchTooLarge(t *testing.T) {
 	w := &watch{items: []watched{{request: broker.Request{Profile: "a"}}}, wake: make(chan struct{}, 1)}
-	w.set(0, broker.Token{Access: oauth.NewSecret(strings.Repeat("t", 48<<10)), APIOrigins: []string{"https://" + strings.Repeat("a", 17<<10)}}, nil)
+	token := strings.Repeat("t", 48<<10)
+	w.set(0, broker.Token{Access: oauth.NewSecret(token), Fingerprint: broker.Fingerprint(token), APIOrigins: []string{"https://" + strings.Repeat("a", 17<<10)}}, nil)
 	if got := w.next().GetProblem(); got.GetReason() != tokendv1.Reason_REASON_PROFILE_INVALID || !strings.Contains(got.GetMessage(), "larger than an answer") {
 		t.Errorf("%v", got)
 	}

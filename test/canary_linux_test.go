@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/ed25519"
 	crand "crypto/rand"
@@ -513,22 +512,8 @@ func (s *scene) loudTokend(t *testing.T, planted string) *tokend {
 	t.Helper()
 	cmd := s.command("sh", "-c", `echo "$1" >&2; ulimit -c $(ulimit -H -c); unset TOKEND_SOCKET; exec "$0" --ready-fd 3`, filepath.Join(s.bin, "tokend"), planted)
 	cmd.Dir = filepath.Join(s.root, "cwd")
-	d := &tokend{cmd: cmd, stderr: new(output)}
-	cmd.Stdout, cmd.Stderr = d.stderr, d.stderr
-	cmd.WaitDelay = 10 * time.Second
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	cmd.ExtraFiles = []*os.File{w}
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill() })
-	if d.ready, _ = bufio.NewReader(r).ReadString('\n'); !strings.HasPrefix(d.ready, "ready ") {
+	d := startTokend(t, cmd)
+	if !strings.HasPrefix(d.ready, "ready ") {
 		t.Fatalf("%q: %s", d.ready, d.stderr)
 	}
 	return d

@@ -18,6 +18,7 @@ need script bsdutils
 need ssh-keygen openssh-client
 need oidc-gen oidc-agent-cli
 need setpriv util-linux
+need perl perl-base
 need flock util-linux
 need shellcheck shellcheck
 need expect expect

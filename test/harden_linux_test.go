@@ -56,6 +56,13 @@ func (h *home) tokend(t *testing.T, env ...string) *tokend {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(h.bin, "tokend"), "--ready-fd", "3")
 	cmd.Env = append(append([]string(nil), h.env...), env...)
+	return startTokend(t, cmd)
+}
+
+// startTokend starts a command that becomes a tokend with --ready-fd 3, and waits
+// until it is ready or has failed.
+func startTokend(t *testing.T, cmd *exec.Cmd) *tokend {
+	t.Helper()
 	d := &tokend{cmd: cmd, stderr: new(output)}
 	cmd.Stdout, cmd.Stderr = d.stderr, d.stderr
 	cmd.WaitDelay = 10 * time.Second

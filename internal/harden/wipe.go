@@ -32,6 +32,7 @@ func Wipe() {
 	runtime.GC()
 	runtime.GC()
 	debug.FreeOSMemory()
+	overwriteSignalStacks()
 }
 
 func wipeHeap() Protection {

@@ -64,8 +64,8 @@ var _ Store = (*Age)(nil)
 //
 // trusted says whether secrets below folder ("" is the root) may be encrypted
 // to the given .age-recipients file; it is called in the middle of a Put and
-// must not use the store. Where trusted is nil, such files are ignored and every secret is encrypted to the identity
-// alone.
+// must not use the store. Where trusted is nil, such files are ignored and every
+// secret is encrypted to the identity alone.
 func OpenAge(dir string, trusted func(folder string, recipients []byte) bool) (*Age, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -114,6 +114,9 @@ func (a *Age) Stat(ctx context.Context, name string) (Version, error) {
 	}
 	a.files.RLock()
 	defer a.files.RUnlock()
+	if version, ok := a.unchanged(elements, name); ok {
+		return version, nil
+	}
 	w, err := a.walk(elements)
 	if err != nil {
 		return "", fmt.Errorf("looking up %q: %w", name, err)
@@ -161,7 +164,7 @@ func (a *Age) get(ctx context.Context, elements []string) ([]byte, Version, erro
 	if err := ctx.Err(); err != nil {
 		return nil, "", err
 	}
-	data, err := id.open(sealed)
+	data, err := id.Open(sealed)
 	if err != nil {
 		return nil, versionOf(sealed), &SealedError{file, err}
 	}
@@ -202,7 +205,8 @@ func (a *Age) load(elements []string) (path string, sealed []byte, err error) {
 	return w.last().join(file), sealed, err
 }
 
-func (id *Identity) open(sealed []byte) ([]byte, error) {
+// Open decrypts an age file, binary or armored. Its error is for people.
+func (id *Identity) Open(sealed []byte) ([]byte, error) {
 	data, err := decrypt(sealed, append([]age.Identity{id.key}, id.further...)...)
 	var mismatch *age.NoIdentityMatchError
 	if errors.As(err, &mismatch) {
@@ -218,7 +222,7 @@ func (id *Identity) open(sealed []byte) ([]byte, error) {
 // it.
 func decrypt(sealed []byte, identities ...age.Identity) ([]byte, error) {
 	var src io.Reader = bytes.NewReader(sealed)
-	if bytes.HasPrefix(bytes.TrimLeft(sealed, " \t\r\n"), []byte(armor.Header)) {
+	if isArmored(sealed) {
 		src = armor.NewReader(src)
 	}
 	plain, err := age.Decrypt(src, identities...)
@@ -301,7 +305,7 @@ func (a *Age) place(ctx context.Context, elements []string, replaces Version) (_
 	if file, err = w.expect(replaces); err != nil {
 		return nil, "", nil, err
 	}
-	recipients, err = a.recipientsFor(w, own)
+	recipients, _, err = a.recipientsFor(w, own)
 	return w, file, recipients, err
 }
 
@@ -567,6 +571,41 @@ func (a *Age) version(f folder, element, name string) (Version, error) {
 	a.cache[name] = c
 	a.mu.Unlock()
 	return c.version, nil
+}
+
+// unchanged is what walk and version come to, without opening anything, where
+// nothing has changed: each get asks. What it does not vouch for they look at.
+// a.files is held.
+func (a *Age) unchanged(elements []string, name string) (Version, bool) {
+	a.mu.Lock()
+	c := a.cache[name]
+	a.mu.Unlock()
+	if !c.settled {
+		return "", false
+	}
+	var st unix.Stat_t
+	path := a.dir
+	if unix.Stat(path, &st) != nil || checkFolder(path, &st) != nil {
+		return "", false
+	}
+	folders, element := elements[:len(elements)-1], elements[len(elements)-1]
+	for _, folder := range folders {
+		path += "/" + folder
+		if unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || checkFolder(path, &st) != nil {
+			return "", false
+		}
+	}
+	there := 0
+	for _, suffix := range suffixes {
+		switch err := unix.Lstat(path+"/"+element+suffix, &st); {
+		case err == unix.ENOENT:
+		case err != nil || stateOf(&st) != c.state:
+			return "", false
+		default:
+			there++
+		}
+	}
+	return c.version, there == 1
 }
 
 func (a *Age) forget(name string) {

@@ -406,6 +406,54 @@ func TestStatNoticesEveryChange(t *testing.T) {
 	wantNothing(t, a, "x")
 }
 
+// That a file is as it was is not enough.
+func TestStatNoticesItsFolders(t *testing.T) {
+	a, id := openStore(t)
+	mustPut(t, a, "dir/x", "x", "")
+	file := filepath.Join(a.dir, "dir", "x.env.age")
+	for _, of := range []struct {
+		what, says string
+		change     func() error
+		back       func() error
+	}{
+		{"a store that others can write to", "can be changed by others",
+			func() error { return os.Chmod(a.dir, 0o722) }, func() error { return os.Chmod(a.dir, 0o700) }},
+		{"a folder that others can write to", "can be changed by others",
+			func() error { return os.Chmod(filepath.Dir(file), 0o722) }, func() error { return os.Chmod(filepath.Dir(file), 0o700) }},
+		{"a link to the folder", "symbolic links are not followed",
+			func() error {
+				return errors.Join(os.Rename(filepath.Dir(file), filepath.Join(a.dir, "moved")), os.Symlink("moved", filepath.Dir(file)))
+			},
+			func() error {
+				return errors.Join(os.Remove(filepath.Dir(file)), os.Rename(filepath.Join(a.dir, "moved"), filepath.Dir(file)))
+			}},
+		{"a twin", "are both there",
+			func() error {
+				return os.WriteFile(filepath.Join(a.dir, "dir", "x.age"), []byte(sealedFor(t, id, "y")), 0o600)
+			},
+			func() error { return os.Remove(filepath.Join(a.dir, "dir", "x.age")) }},
+		{"a link as a twin", "are both there",
+			func() error { return os.Link(file, filepath.Join(a.dir, "dir", "x.age")) },
+			func() error { return os.Remove(filepath.Join(a.dir, "dir", "x.age")) }},
+	} {
+		settle(t, a, "dir/x")
+		if err := of.change(); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := a.Stat(t.Context(), "dir/x"); err == nil || !strings.Contains(err.Error(), of.says) {
+			t.Errorf("%s: Stat = %q, %v", of.what, v, err)
+		}
+		if err := of.back(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle(t, a, "dir/x")
+	if err := os.Rename(filepath.Dir(file), filepath.Join(a.dir, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	wantNothing(t, a, "dir/x")
+}
+
 // settle waits until Stat answers from its cache.
 func settle(t testing.TB, a *Age, names ...string) {
 	t.Helper()
@@ -1187,7 +1235,7 @@ func FuzzGet(f *testing.F) {
 		f.Add(file)
 	}
 	f.Fuzz(func(t *testing.T, file []byte) {
-		if data, err := id.open(file); err != nil && data != nil {
+		if data, err := id.Open(file); err != nil && data != nil {
 			t.Errorf("open = %q, %v", data, err)
 		}
 	})

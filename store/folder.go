@@ -105,15 +105,33 @@ func (f folder) stat(file string) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// entries lists the folder; it leaves the position of f.fd alone.
+// entries lists the folder.
 func (f folder) entries() ([]os.DirEntry, error) {
+	d, err := f.again()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.ReadDir(-1)
+}
+
+// names lists no more than the names of what is in the folder.
+func (f folder) names() ([]string, error) {
+	d, err := f.again()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Readdirnames(-1)
+}
+
+// again opens the folder for listing, which leaves the position of f.fd alone.
+func (f folder) again() (*os.File, error) {
 	again, err := openFolderAt(f.fd, ".", f.path, 0)
 	if err != nil {
 		return nil, err
 	}
-	d := os.NewFile(uintptr(again.fd), f.path)
-	defer d.Close()
-	return d.ReadDir(-1)
+	return os.NewFile(uintptr(again.fd), f.path), nil
 }
 
 // read returns a file's bytes, and its state as it was before they were read.

@@ -95,24 +95,29 @@ func (w *walk) expect(version Version) (file string, err error) {
 // of a folder on the way, exists.
 func (w *walk) checkCase() error {
 	for i, f := range w.folders[:w.n] {
-		entries, err := f.entries()
+		names, err := f.names()
 		if err != nil {
 			return err
 		}
 		want, isFile := w.elements[i], i == len(w.elements)-1
-		for _, entry := range entries {
-			existing := entry.Name()
-			if isFile {
-				for _, suffix := range suffixes {
-					if strings.EqualFold(existing, want+suffix) && existing != want+suffix {
-						if element, ok := secretFile(existing); ok {
-							existing = element
-						}
+		for _, existing := range names {
+			if !isFile {
+				if strings.EqualFold(existing, want) && existing != want {
+					if st, err := f.stat(existing); err != nil && err != unix.ENOENT {
+						return err
+					} else if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 						return w.collision(i, existing)
 					}
 				}
-			} else if entry.IsDir() && strings.EqualFold(existing, want) && existing != want {
-				return w.collision(i, existing)
+				continue
+			}
+			for _, suffix := range suffixes {
+				if strings.EqualFold(existing, want+suffix) && existing != want+suffix {
+					if element, ok := secretFile(existing); ok {
+						existing = element
+					}
+					return w.collision(i, existing)
+				}
 			}
 		}
 	}

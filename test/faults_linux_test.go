@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"tokend/test/authserver"
 )
@@ -399,6 +400,10 @@ func TestFaultsBesideWrites(t *testing.T) {
 		t.Errorf("with a mark that cannot be written: %v, %d sent", got, r.refreshes()-sent)
 	}
 
+	// Of a file that is as it was nothing is opened.
+	if err := os.Chtimes(filepath.Join(r.profilesDir, who+".env.age"), time.Time{}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	r.faulty(t, []string{"-e", "trace=openat", "-e", "inject=openat:error=EMFILE", "-P", r.profilesDir}, func() { got = r.tokenctl(t, "", "get", who) })
 	if got.code != 0 || got.out != token+"\n" || !strings.Contains(got.err, syscall.EMFILE.Error()) {
 		t.Errorf("without descriptors for the profile: %v", got)

@@ -393,6 +393,21 @@ func (f *IdentityFile) Open(ctx context.Context, m Means) (*Identity, error) {
 	return id, nil
 }
 
+// Sum is the hash of the file as it is now, which says whether it is another one.
+func (f *IdentityFile) Sum() (sum [sha256.Size]byte, err error) {
+	d, err := openFolder(filepath.Dir(f.Path))
+	if err != nil {
+		return sum, err
+	}
+	defer d.close()
+	text, _, err := d.read(filepath.Base(f.Path), ownerOnly)
+	if err != nil {
+		return sum, err
+	}
+	defer clear(text)
+	return sha256.Sum256(text), nil
+}
+
 // ForgetItems deletes from the keyring what a crash in MakeIdentity or Protect has
 // left there; neither may be at work on the folder. It asks the keyring nothing
 // where nothing was left.
@@ -441,8 +456,8 @@ func (f *IdentityFile) text(ctx context.Context, d folder, m Means) ([]byte, err
 // and is to stay so, nothing changes.
 //
 // Errors: *ProtectionError, *PluginError, ErrRefused where what was wrapped does not
-// open again. An error beside a file means that the identity is protected as asked, but that
-// the way it was kept before could not be deleted.
+// open again. An error beside a file means that the identity is protected as asked,
+// but that the way it was kept before could not be deleted.
 //
 // Deleting is all that happens to the old file: a disk may keep its blocks, and
 // backups and snapshots theirs. What must never have lain bare is made protected.

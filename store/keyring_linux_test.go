@@ -1,10 +1,14 @@
 package store
 
 import (
+	"bufio"
+	"crypto/rand"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,6 +68,67 @@ func wantAll(t *testing.T, says string) {
 			t.Errorf("call %d: error = %v, want one that says %q", i, err, says)
 		}
 	}
+}
+
+// Another user has taken the name of a bus that has ended. He is told nothing.
+func TestBusOfAnotherUser(t *testing.T) {
+	// He goes when standard input ends: who is not root could not kill him.
+	const bus = `socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, pack("S a*", AF_UNIX, "\0$ARGV[0]")) or die; listen(S, 9);
+		$| = 1; print "listening\n";
+		for (;;) {
+			$r = ""; vec($r, fileno(S), 1) = vec($r, fileno(STDIN), 1) = 1; select($r, undef, undef, undef);
+			if (vec($r, fileno(S), 1)) { accept(C, S); print $b if sysread(C, $b, 4096); close(C) } else { last }
+		}`
+	name := "tokend-test-" + rand.Text()
+	argv := []string{"setpriv", "--reuid=12349", "--regid=12349", "--clear-groups", "perl", "-MSocket", "-e", bus, name}
+	if os.Geteuid() != 0 {
+		argv = append([]string{"sudo", "-n"}, argv...)
+	}
+	his := exec.Command(argv[0], argv[1:]...)
+	his.Dir = "/"
+	in, err := his.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := his.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := his.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = his.Wait() }()
+	defer in.Close()
+	heard := bufio.NewReader(out)
+	if line, err := heard.ReadString('\n'); line != "listening\n" {
+		t.Fatal(line, err)
+	}
+	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent;unix:abstract="+name)
+	wantAll(t, "is of user 12349, not yours")
+	_ = in.Close()
+	if told, _ := io.ReadAll(heard); len(told) > 0 {
+		t.Errorf("he was told %q", told)
+	}
+}
+
+// go-keyring is left no address at which somebody could listen that did not when it
+// was looked at.
+func TestBusIsTheOneThatAnswers(t *testing.T) {
+	l, err := net.Listen("unix", "@tokend-test-"+rand.Text())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	mine := "unix:abstract=" + l.Addr().String()[1:]
+	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent;"+mine+";unix:path=/nowhere")
+	if err := checkKeyring(); err != nil {
+		t.Error(err)
+	}
+	if got := os.Getenv("DBUS_SESSION_BUS_ADDRESS"); got != mine {
+		t.Errorf("it goes to %q, want %q", got, mine)
+	}
+	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")
+	wantAll(t, "reaching the keyring: dial unix /nonexistent: connect: no such file or directory")
 }
 
 func TestSecretService(t *testing.T) {

@@ -16,7 +16,7 @@ type ProtectionKind int
 const (
 	Bare       ProtectionKind = iota // identity.txt: by its mode alone
 	Passphrase                       // identity.age: age's scrypt
-	SSH                              // identity.age: to an SSH key
+	SSH                              // identity.age, and identity.ssh with the public key
 	Plugin                           // identity.age, and identity.plugin with what the plugin needs
 	InKeyring                        // identity.keyring: recipient and item
 )
@@ -37,7 +37,7 @@ func (e *ProtectionError) Error() string { return e.Err.Error() }
 func (e *ProtectionError) Unwrap() error { return e.Err }
 
 // Items is the operating system's keyring, as far as it is of use: it cannot list,
-// and may hang. Both methods and what hangs end with their context.
+// and may hang, but what hangs ends with the context.
 type Items interface {
 	// Get returns the item of that account, or ErrNotExist.
 	Get(ctx context.Context, account string) ([]byte, error)
@@ -46,6 +46,26 @@ type Items interface {
 	// Delete removes an item; one that is not there is no error.
 	Delete(ctx context.Context, account string) error
 }
+
+// A KeyringError says that the operating system's keyring did not do what it was
+// asked for, and of what that is known: why.
+type KeyringError struct {
+	Cause KeyringCause
+	Err   error
+}
+
+func (e *KeyringError) Error() string { return e.Err.Error() }
+func (e *KeyringError) Unwrap() error { return e.Err }
+
+// KeyringCause is why a keyring could not be used, as far as that says what to do.
+type KeyringCause string
+
+// The causes of a KeyringError.
+const (
+	KeyringFailed KeyringCause = "keyring"        // anything else
+	NoBus         KeyringCause = "no_session_bus" // there is nothing to reach it by
+	KeyringLocked KeyringCause = "keyring_locked" // and nobody has opened it
+)
 
 // Wrapper encrypts and decrypts with what Protection of the kinds Passphrase, SSH
 // and Plugin names. ErrRefused means that the person's answer opens nothing.

@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -141,6 +142,10 @@ func sshIdentity(ctx context.Context, private []byte, public ssh.PublicKey, ask 
 		if encrypted.PublicKey != nil && !bytes.Equal(encrypted.PublicKey.Marshal(), public.Marshal()) {
 			return nil, anotherSSHKey(encrypted.PublicKey, public), nil
 		}
+		if rounds := bcryptRounds(private); rounds > maxBcryptRounds {
+			return nil, nil, fmt.Errorf("%w: the passphrase of the SSH key is stretched by %d rounds of bcrypt, and more than %d is refused; make it fewer: ssh-keygen -p -a 64 -f FILE",
+				ErrRefused, rounds, maxBcryptRounds)
+		}
 		if key, err = decryptSSHKey(ctx, private, public, ask); err != nil {
 			return nil, nil, err
 		}
@@ -163,6 +168,35 @@ func sshIdentity(ctx context.Context, private []byte, public ssh.PublicKey, ask 
 		return nil, err, nil
 	}
 	return identity, nil, nil
+}
+
+// maxBcryptRounds is about four seconds of work, in which nobody else's key is
+// derived. ssh-keygen makes 24 unless it is told otherwise.
+const maxBcryptRounds = 256
+
+// bcryptRounds is how much work it is to open an encrypted private key: the rounds
+// of bcrypt in a file of OpenSSH's own format (PROTOCOL.key), 0 in any other.
+func bcryptRounds(private []byte) uint32 {
+	block, _ := pem.Decode(private)
+	if block == nil {
+		return 0
+	}
+	text, ok := bytes.CutPrefix(block.Bytes, []byte("openssh-key-v1\x00"))
+	if !ok {
+		return 0
+	}
+	var head struct {
+		Cipher, KDF, Options string
+		Rest                 []byte `ssh:"rest"`
+	}
+	var options struct {
+		Salt   string
+		Rounds uint32
+	}
+	if ssh.Unmarshal(text, &head) != nil || ssh.Unmarshal([]byte(head.Options), &options) != nil {
+		return 0
+	}
+	return options.Rounds
 }
 
 func anotherSSHKey(got, want ssh.PublicKey) error {

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -512,5 +513,51 @@ func TestDamagedSSHKey(t *testing.T) {
 	want := "the SSH private key is damaged, or encrypted in a way that is not known here"
 	if _, err := (InProcess{}).Unwrap(t.Context(), sealed, p, who.ask); errorText(err) != want {
 		t.Errorf("error = %v, want %s", err, want)
+	}
+}
+
+// An SSH key whose passphrase takes minutes to try is refused before anybody is asked
+// for that.
+func TestRoundsOfBcrypt(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key")
+	run(t, nil, "ssh-keygen", "-q", "-t", "ed25519", "-a", "1", "-N", "secret", "-f", key)
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	// PROTOCOL.key: a salt of 16 bytes and the rounds, in what is 24 bytes long.
+	at := bytes.Index(block.Bytes, []byte("\x00\x00\x00\x06bcrypt\x00\x00\x00\x18\x00\x00\x00\x10"))
+	if at < 0 {
+		t.Fatal("ssh-keygen writes another format")
+	}
+	rounds := block.Bytes[at+34:][:4]
+	if binary.BigEndian.Uint32(rounds) != 1 {
+		t.Fatalf("the rounds are not at %d", at)
+	}
+	protection := Protection{Kind: SSH, PublicKey: string(public)}
+	sealed, err := InProcess{}.Wrap(t.Context(), []byte("text"), protection, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := errors.New("nobody is here")
+	for n, want := range map[uint32]string{
+		256: nobody.Error(),
+		257: "it does not open the identity: the passphrase of the SSH key is stretched by 257 rounds of bcrypt, and more than 256 is refused; make it fewer: ssh-keygen -p -a 64 -f FILE",
+	} {
+		binary.BigEndian.PutUint32(rounds, n)
+		_, err := InProcess{}.Unwrap(t.Context(), sealed, protection, func(_ context.Context, p Prompt) (Answer, error) {
+			if p.Kind == AskSSHKey {
+				return Answer{Secret: pem.EncodeToMemory(block)}, nil
+			}
+			return Answer{}, nobody
+		})
+		if err == nil || err.Error() != want || errors.Is(err, ErrRefused) != (n > 256) {
+			t.Errorf("%d rounds: %v", n, err)
+		}
 	}
 }

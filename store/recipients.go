@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -93,30 +94,30 @@ func (a *Age) Recipients(ctx context.Context, folder string) (RecipientsFile, er
 }
 
 // recipientsFor returns whom to encrypt a name to: own, unless there is a file
-// that says otherwise. a.files is held.
-func (a *Age) recipientsFor(w *walk, own ageRecipient) ([]age.Recipient, error) {
+// that says otherwise, whose lines it returns as well. a.files is held.
+func (a *Age) recipientsFor(w *walk, own ageRecipient) (recipients []age.Recipient, lines []byte, err error) {
 	if a.trusted == nil {
-		return []age.Recipient{own}, nil
+		return []age.Recipient{own}, nil, nil
 	}
-	for i := w.n - 1; i >= 0; i-- {
-		lines, _, err := w.folders[i].read(recipientsName, othersWrite)
+	for i, f := range slices.Backward(w.folders[:w.n]) {
+		lines, _, err := f.read(recipientsName, othersWrite)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		folder := path.Join(w.elements[:i]...)
 		if !a.trusted(folder, lines) {
-			return nil, &UntrustedError{folder}
+			return nil, nil, &UntrustedError{folder}
 		}
 		recipients, err := parseRecipients(lines, own)
 		if err != nil {
-			return nil, &RecipientsError{folder, w.folders[i].join(recipientsName), err}
+			return nil, nil, &RecipientsError{folder, f.join(recipientsName), err}
 		}
-		return recipients, nil
+		return recipients, lines, nil
 	}
-	return []age.Recipient{own}, nil
+	return []age.Recipient{own}, nil, nil
 }
 
 // parseRecipients refuses lines that own is not among, and those that age cannot

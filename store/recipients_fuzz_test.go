@@ -55,7 +55,7 @@ func FuzzParseRecipients(f *testing.F) {
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if data, err := id.open(sealed.Bytes()); err != nil || string(data) != "secret" {
+		if data, err := id.Open(sealed.Bytes()); err != nil || string(data) != "secret" {
 			t.Fatalf("%q: %q, %v", text, data, err)
 		}
 	})

@@ -4,10 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -16,8 +13,11 @@ import (
 
 // IsSealed says whether data begins as an age file does, binary or armored.
 func IsSealed(data []byte) bool {
-	return bytes.HasPrefix(data, []byte("age-encryption.org/v1\n")) ||
-		bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte(armor.Header))
+	return bytes.HasPrefix(data, []byte("age-encryption.org/v1\n")) || isArmored(data)
+}
+
+func isArmored(data []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte(armor.Header))
 }
 
 // Seal encrypts data to the identity's own recipient.
@@ -74,20 +74,14 @@ func (a *Age) readers(elements []string, own ageRecipient) ([]string, error) {
 		return nil, err
 	}
 	defer w.close()
-	if _, err := a.recipientsFor(w, own); err != nil {
+	_, lines, err := a.recipientsFor(w, own)
+	if err != nil {
 		return nil, err
 	}
-	for _, f := range slices.Backward(w.folders[:w.n]) {
-		lines, _, err := f.read(recipientsName, othersWrite)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return recipientLines(lines), nil
+	if lines == nil {
+		return []string{own.String()}, nil
 	}
-	return []string{own.String()}, nil
+	return recipientLines(lines), nil
 }
 
 // recipientLines are the recipients of a file that parseRecipients has taken.
@@ -103,6 +97,3 @@ func recipientLines(text []byte) []string {
 	}
 	return readers
 }
-
-// Open decrypts an age file, binary or armored. Its error is for people.
-func (id *Identity) Open(sealed []byte) ([]byte, error) { return id.open(sealed) }

@@ -38,7 +38,7 @@ type Store interface {
 	// Put stores data in place of the version replaces, "" for a name that
 	// must not exist yet, and returns the new version. A nil error means that
 	// it is durable; after any error the old bytes are still there. Errors:
-	// ErrConflict, ErrLocked, *CollisionError, *UntrustedError.
+	// ErrConflict, ErrLocked, *CollisionError, *UntrustedError, *RecipientsError.
 	Put(ctx context.Context, name string, data []byte, replaces Version) (Version, error)
 
 	// Delete removes the given version. A nil error means that it is gone for

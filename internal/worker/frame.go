@@ -48,11 +48,12 @@ type answer struct {
 }
 
 // outcome is how a job ended: an error that callers decide by crosses the pipe
-// as one of the two.
+// as one of the three.
 type outcome struct {
-	Error  string             `json:"error,omitempty"`
-	Kind   kind               `json:"kind,omitempty"`
-	Plugin *store.PluginError `json:"plugin,omitempty"`
+	Error   string             `json:"error,omitempty"`
+	Kind    kind               `json:"kind,omitempty"`
+	Plugin  *store.PluginError `json:"plugin,omitempty"`
+	Keyring store.KeyringCause `json:"keyring,omitempty"`
 }
 
 type kind string
@@ -67,8 +68,11 @@ func outcomeOf(err error) *outcome {
 		return &outcome{}
 	}
 	o := &outcome{Error: err.Error()}
+	var keyring *store.KeyringError
 	switch {
 	case errors.As(err, &o.Plugin):
+	case errors.As(err, &keyring):
+		o.Keyring = keyring.Cause
 	case errors.Is(err, store.ErrRefused):
 		o.Kind = refused
 	case errors.Is(err, store.ErrNotExist):
@@ -84,6 +88,8 @@ func (o *outcome) err() error {
 		return nil
 	case o.Plugin != nil:
 		return &failure{o.Error, o.Plugin}
+	case o.Keyring != "":
+		return &store.KeyringError{Cause: o.Keyring, Err: errors.New(o.Error)}
 	case o.Kind == refused:
 		return &failure{o.Error, store.ErrRefused}
 	case o.Kind == absent:

@@ -54,4 +54,9 @@ func TestOutcome(t *testing.T) {
 	if got := outcomeOf(fmt.Errorf("doing it: %w", want)).err(); !errors.As(got, &plugin) || *plugin != *want {
 		t.Errorf("%v became %v", want, got)
 	}
+	var keyring *store.KeyringError
+	locked := fmt.Errorf("reading: %w", &store.KeyringError{Cause: store.KeyringLocked, Err: plain})
+	if got := outcomeOf(locked).err(); !errors.As(got, &keyring) || keyring.Cause != store.KeyringLocked || got.Error() != "reading: plain" {
+		t.Errorf("%v became %v", locked, got)
+	}
 }

@@ -75,7 +75,12 @@ const keyringPatience = 2500 * time.Millisecond
 // process, not by many.
 var keyringTurn = make(chan struct{}, 1)
 
-func (p Process) keyring(ctx context.Context, what string, j job, secret []byte) ([]byte, error) {
+func (p Process) keyring(ctx context.Context, what string, j job, secret []byte) (_ []byte, err error) {
+	defer func() {
+		if err != nil && !errors.Is(err, store.ErrNotExist) && !errors.As(err, new(*store.KeyringError)) {
+			err = &store.KeyringError{Cause: store.KeyringFailed, Err: err}
+		}
+	}()
 	patience := max(p.Patience, keyringPatience)
 	within, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

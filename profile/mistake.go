@@ -15,7 +15,12 @@ type Mistake struct {
 
 // Mistakes is everything that is wrong in a text, in the order of its lines;
 // what is about no line comes last.
-type Mistakes struct{ List []Mistake }
+type Mistakes struct {
+	List []Mistake
+	// VariablesOnly: all that is wrong is that none of the variables is ours. There
+	// is no token to get, but the text is one to keep.
+	VariablesOnly bool
+}
 
 // Error is one line: "line 3: CLIENT_SECRET: …; line 5: …".
 func (m *Mistakes) Error() string {

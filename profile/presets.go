@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -202,13 +201,13 @@ func (r *reader) domain(otherwise, such string) string {
 
 // word reads a variable that becomes part of a URL; "" is one not known.
 func (r *reader) word(name, such string) string {
-	if r.known(name) && !wordRE.MatchString(r.value(name)) {
+	if r.known(name) && !wordRE().MatchString(r.value(name)) {
 		r.wrong(name, "has a character that it cannot have; it is "+such)
 	}
 	return r.value(name)
 }
 
-var wordRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+var wordRE = expression(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // secretInForm is for providers that document the form body; Basic is
 // everybody's default.
@@ -232,7 +231,7 @@ func (r *reader) bitbucket() {
 }
 
 var (
-	guid     = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+	guid     = expression(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 	noTenant = []string{"common", "consumers", "organizations"}
 )
 
@@ -254,7 +253,7 @@ func (r *reader) entra() {
 		r.fillEndpoints(base, entraPaths)
 		// The metadata of a tenant that is named in another way than by its ID
 		// have another issuer than asked for.
-		if guid.MatchString(tenant) {
+		if guid().MatchString(tenant) {
 			r.fill("OAUTH2_ISSUER", below(strings.ToLower(base), "/v2.0"))
 		}
 	case !r.server():
@@ -365,7 +364,7 @@ func (r *reader) keycloak() {
 	r.fill("OAUTH2_ISSUER", issuer)
 }
 
-var ofRealm = regexp.MustCompile(`^(.*/realms/[^/?]+)([/?].*)?$`)
+var ofRealm = expression(`^(.*/realms/[^/?]+)([/?].*)?$`)
 
 // realmURL gives the realm's URL as the issuer has it; "" if it is none.
 func (r *reader) realmURL() string {
@@ -375,7 +374,7 @@ func (r *reader) realmURL() string {
 		r.wrong(name, err.Error())
 		return ""
 	}
-	m := ofRealm.FindStringSubmatch(value)
+	m := ofRealm().FindStringSubmatch(value)
 	switch {
 	case m == nil:
 		r.wrong(name, "not a realm's URL, which ends in /realms/NAME")
@@ -415,7 +414,7 @@ var gitHubAppUses = []string{
 }
 
 // installation becomes part of a path, so no repository is "..".
-var installation = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*(/\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)?$`)
+var installation = expression(`^[A-Za-z0-9][A-Za-z0-9_-]*(/\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)?$`)
 
 // https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app
 func (r *reader) gitHubApp() (*GitHubApp, *oauth.Key) {
@@ -441,7 +440,7 @@ func (r *reader) gitHubApp() (*GitHubApp, *oauth.Key) {
 	}
 	if !r.has("GITHUB_INSTALLATION") {
 		r.lacks("GITHUB_INSTALLATION, the installation's number, its owner, or OWNER/REPO")
-	} else if r.known("GITHUB_INSTALLATION") && !installation.MatchString(app.Installation) {
+	} else if r.known("GITHUB_INSTALLATION") && !installation().MatchString(app.Installation) {
 		r.wrong("GITHUB_INSTALLATION", "neither a number, an owner nor OWNER/REPO")
 	}
 	if !r.has("PRIVATE_KEY") {

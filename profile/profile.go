@@ -125,7 +125,8 @@ const (
 func (t *Text) Profile(values map[string]string) (*Profile, error) {
 	r := reader{values: values, given: map[string]given{}}
 	p := &Profile{RenewAt: defaultRenewAt, DefaultLifetime: defaultLifetime}
-	for _, v := range t.inForce() {
+	vars := t.inForce()
+	for _, v := range vars {
 		row := lookup(v.Name)
 		base, suffix := lookupExternal(v.Name)
 		switch {
@@ -146,6 +147,10 @@ func (t *Text) Profile(values map[string]string) (*Profile, error) {
 		default:
 			p.Others = append(p.Others, v)
 		}
+	}
+	if len(p.Others) > 0 && len(p.Others) == len(vars) {
+		return nil, &Mistakes{VariablesOnly: true, List: []Mistake{{
+			Message: "none of its variables is about OAuth 2.0, so there is no token; tokenctl env and exec hand them to programs"}}}
 	}
 	r.resolve()
 	r.preset(p)
@@ -191,7 +196,7 @@ func (t *Text) Profile(values map[string]string) (*Profile, error) {
 		slices.SortStableFunc(r.mistakes, func(a, b Mistake) int {
 			return cmp.Compare(uint(a.Line-1), uint(b.Line-1)) // no line, 0, goes last
 		})
-		return nil, &Mistakes{r.mistakes}
+		return nil, &Mistakes{List: r.mistakes}
 	}
 	return p, nil
 }

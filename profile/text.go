@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -26,12 +27,12 @@ type Text struct {
 // Parse reads a text. The error is a *Mistakes.
 func Parse(text []byte) (*Text, error) {
 	if len(text) > MaxText {
-		return nil, &Mistakes{[]Mistake{{Message: fmt.Sprintf("the text has %d bytes; at most %d are allowed (48 KiB)", len(text), MaxText)}}}
+		return nil, &Mistakes{List: []Mistake{{Message: fmt.Sprintf("the text has %d bytes; at most %d are allowed (48 KiB)", len(text), MaxText)}}}
 	}
 	vars, err := envfile.Parse(text)
 	var e *envfile.Error
 	if errors.As(err, &e) {
-		return nil, &Mistakes{[]Mistake{{e.Line, e.Variable, e.Message}}}
+		return nil, &Mistakes{List: []Mistake{{e.Line, e.Variable, e.Message}}}
 	}
 	return &Text{vars}, err
 }
@@ -222,8 +223,14 @@ func showCertificates(text string) string {
 	return b.String()
 }
 
+// expression compiles a regular expression when it is first used: a start of the
+// daemon needs none.
+func expression(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
 // userinfo in a URL that url.Parse takes ends at the last "@" of the authority.
-var userinfo = regexp.MustCompile(`//[^/?#]*@`)
+var userinfo = expression(`//[^/?#]*@`)
 
 func withoutUserinfo(word string) string {
 	if !strings.Contains(word, "@") || !strings.Contains(word, "//") {
@@ -234,7 +241,7 @@ func withoutUserinfo(word string) string {
 	} else if u.User == nil {
 		return word
 	}
-	loc := userinfo.FindStringIndex(word)
+	loc := userinfo().FindStringIndex(word)
 	return word[:loc[0]] + "//" + masked + word[loc[1]-1:]
 }
 

@@ -37,6 +37,9 @@ import (
 //   - lifetime: what the provider gives, in seconds (MIN_VALID_UNMET)
 //   - folder: whose .age-recipients is not trusted, with a slash at its end,
 //     "/" for the root of the store (UNTRUSTED on writing)
+//   - cause: "no_session_bus", "keyring_locked", or "keyring" for whatever else
+//     keeps the keyring from answering (STORE_UNAVAILABLE); "no_plugin": there is
+//     no such program in the daemon's PATH (SETTINGS_INVALID)
 //
 // THROTTLED, PROVIDER_DOWN, CLIENT_REFUSED and REQUEST_REFUSED may come with a
 // google.rpc.RetryInfo: asking again before that delay brings the same answer,
@@ -790,6 +793,8 @@ type GetProfileResponse struct {
 	// What is wrong with the text; empty for a good one.
 	Mistakes []Mistake `pb:"4"`
 	Trust    Trust     `pb:"5"`
+	// As in PutProfileResponse.
+	VariablesOnly bool `pb:"6"`
 }
 
 // PutProfileRequest writes a profile.
@@ -810,6 +815,9 @@ type PutProfileRequest struct {
 type PutProfileResponse struct {
 	Version string `pb:"1"`
 	Trust   Trust  `pb:"2"`
+	// None of its variables is tokend's, so that there is no token to get: they are
+	// there for `tokenctl env` and `exec` alone.
+	VariablesOnly bool `pb:"3"`
 }
 
 // DeleteProfileRequest deletes a profile and what the daemon has learnt for it.
@@ -921,6 +929,8 @@ type ImportProfileResponse struct {
 	Decrypted bool `pb:"3"`
 	// The text stood there already, byte for byte: nothing was written.
 	Unchanged bool `pb:"4"`
+	// As in PutProfileResponse.
+	VariablesOnly bool `pb:"5"`
 }
 
 // ExportProfileRequest asks for a profile as an age file.

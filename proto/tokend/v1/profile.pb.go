@@ -479,8 +479,10 @@ type GetProfileResponse struct {
 	// cannot be read as an env file; `mistakes` then says why.
 	MaskedText string `protobuf:"bytes,3,opt,name=masked_text,json=maskedText,proto3" json:"masked_text,omitempty"`
 	// What is wrong with the text; empty for a good one.
-	Mistakes      []*Mistake `protobuf:"bytes,4,rep,name=mistakes,proto3" json:"mistakes,omitempty"`
-	Trust         *Trust     `protobuf:"bytes,5,opt,name=trust,proto3" json:"trust,omitempty"`
+	Mistakes []*Mistake `protobuf:"bytes,4,rep,name=mistakes,proto3" json:"mistakes,omitempty"`
+	Trust    *Trust     `protobuf:"bytes,5,opt,name=trust,proto3" json:"trust,omitempty"`
+	// As in PutProfileResponse.
+	VariablesOnly bool `protobuf:"varint,6,opt,name=variables_only,json=variablesOnly,proto3" json:"variables_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,6 +550,13 @@ func (x *GetProfileResponse) GetTrust() *Trust {
 		return x.Trust
 	}
 	return nil
+}
+
+func (x *GetProfileResponse) GetVariablesOnly() bool {
+	if x != nil {
+		return x.VariablesOnly
+	}
+	return false
 }
 
 // PutProfileRequest writes a profile.
@@ -656,9 +665,12 @@ func (*PutProfileRequest_Variables) isPutProfileRequest_Content() {}
 
 // PutProfileResponse answers a durable write.
 type PutProfileResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	Trust         *Trust                 `protobuf:"bytes,2,opt,name=trust,proto3" json:"trust,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Trust   *Trust                 `protobuf:"bytes,2,opt,name=trust,proto3" json:"trust,omitempty"`
+	// None of its variables is tokend's, so that there is no token to get: they are
+	// there for `tokenctl env` and `exec` alone.
+	VariablesOnly bool `protobuf:"varint,3,opt,name=variables_only,json=variablesOnly,proto3" json:"variables_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,6 +717,13 @@ func (x *PutProfileResponse) GetTrust() *Trust {
 		return x.Trust
 	}
 	return nil
+}
+
+func (x *PutProfileResponse) GetVariablesOnly() bool {
+	if x != nil {
+		return x.VariablesOnly
+	}
+	return false
 }
 
 // DeleteProfileRequest deletes a profile and what the daemon has learnt for it.
@@ -1255,7 +1274,9 @@ type ImportProfileResponse struct {
 	// The content was an age file.
 	Decrypted bool `protobuf:"varint,3,opt,name=decrypted,proto3" json:"decrypted,omitempty"`
 	// The text stood there already, byte for byte: nothing was written.
-	Unchanged     bool `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	Unchanged bool `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// As in PutProfileResponse.
+	VariablesOnly bool `protobuf:"varint,5,opt,name=variables_only,json=variablesOnly,proto3" json:"variables_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1314,6 +1335,13 @@ func (x *ImportProfileResponse) GetDecrypted() bool {
 func (x *ImportProfileResponse) GetUnchanged() bool {
 	if x != nil {
 		return x.Unchanged
+	}
+	return false
+}
+
+func (x *ImportProfileResponse) GetVariablesOnly() bool {
+	if x != nil {
+		return x.VariablesOnly
 	}
 	return false
 }
@@ -1644,23 +1672,25 @@ const file_tokend_v1_profile_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\"'\n" +
 	"\x11GetProfileRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xbb\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xe2\x01\n" +
 	"\x12GetProfileResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1f\n" +
 	"\vmasked_text\x18\x03 \x01(\tR\n" +
 	"maskedText\x12.\n" +
 	"\bmistakes\x18\x04 \x03(\v2\x12.tokend.v1.MistakeR\bmistakes\x12&\n" +
-	"\x05trust\x18\x05 \x01(\v2\x10.tokend.v1.TrustR\x05trust\"\x9a\x01\n" +
+	"\x05trust\x18\x05 \x01(\v2\x10.tokend.v1.TrustR\x05trust\x12%\n" +
+	"\x0evariables_only\x18\x06 \x01(\bR\rvariablesOnly\"\x9a\x01\n" +
 	"\x11PutProfileRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x04text\x18\x02 \x01(\fH\x00R\x04text\x124\n" +
 	"\tvariables\x18\x03 \x01(\v2\x14.tokend.v1.VariablesH\x00R\tvariables\x12\x1a\n" +
 	"\breplaces\x18\x04 \x01(\tR\breplacesB\t\n" +
-	"\acontent\"V\n" +
+	"\acontent\"}\n" +
 	"\x12PutProfileResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12&\n" +
-	"\x05trust\x18\x02 \x01(\v2\x10.tokend.v1.TrustR\x05trust\"D\n" +
+	"\x05trust\x18\x02 \x01(\v2\x10.tokend.v1.TrustR\x05trust\x12%\n" +
+	"\x0evariables_only\x18\x03 \x01(\bR\rvariablesOnly\"D\n" +
 	"\x14DeleteProfileRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\"\x17\n" +
@@ -1695,12 +1725,13 @@ const file_tokend_v1_profile_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acontent\x18\x02 \x01(\fR\acontent\x12\x1a\n" +
 	"\breplaces\x18\x03 \x01(\tR\breplaces\x12\x17\n" +
-	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\x95\x01\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\xbc\x01\n" +
 	"\x15ImportProfileResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12&\n" +
 	"\x05trust\x18\x02 \x01(\v2\x10.tokend.v1.TrustR\x05trust\x12\x1c\n" +
 	"\tdecrypted\x18\x03 \x01(\bR\tdecrypted\x12\x1c\n" +
-	"\tunchanged\x18\x04 \x01(\bR\tunchanged\"*\n" +
+	"\tunchanged\x18\x04 \x01(\bR\tunchanged\x12%\n" +
+	"\x0evariables_only\x18\x05 \x01(\bR\rvariablesOnly\"*\n" +
 	"\x14ExportProfileRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"I\n" +
 	"\x15ExportProfileResponse\x12\x16\n" +

@@ -45,6 +45,9 @@ const (
 //   - lifetime: what the provider gives, in seconds (MIN_VALID_UNMET)
 //   - folder: whose .age-recipients is not trusted, with a slash at its end,
 //     "/" for the root of the store (UNTRUSTED on writing)
+//   - cause: "no_session_bus", "keyring_locked", or "keyring" for whatever else
+//     keeps the keyring from answering (STORE_UNAVAILABLE); "no_plugin": there is
+//     no such program in the daemon's PATH (SETTINGS_INVALID)
 //
 // THROTTLED, PROVIDER_DOWN, CLIENT_REFUSED and REQUEST_REFUSED may come with a
 // google.rpc.RetryInfo: asking again before that delay brings the same answer,

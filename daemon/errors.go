@@ -114,7 +114,16 @@ func storeError(err error) error {
 	if errors.Is(err, store.ErrLocked) {
 		return locked()
 	}
-	return failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE, err.Error())
+	return failure(tokendv1.Reason_REASON_STORE_UNAVAILABLE, err.Error(), "cause", keyringCause(err))
+}
+
+// keyringCause says why the keyring is to blame for err, "" where it is not.
+func keyringCause(err error) string {
+	var keyring *store.KeyringError
+	if errors.As(err, &keyring) {
+		return string(keyring.Cause)
+	}
+	return ""
 }
 
 func locked() error { return failure(tokendv1.Reason_REASON_LOCKED, "locked") }
@@ -196,7 +205,7 @@ func profileError(name string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return status.FromContextError(err).Err()
 	}
-	return p(tokendv1.Reason_REASON_STORE_UNAVAILABLE)
+	return p(tokendv1.Reason_REASON_STORE_UNAVAILABLE, "cause", keyringCause(err))
 }
 
 // problem is what watchers of a profile are told of the error that its call would

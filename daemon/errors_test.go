@@ -101,6 +101,29 @@ func TestErrorsReachTheClient(t *testing.T) {
 	}
 }
 
+// What to do next is decided by metadata, whatever the message says.
+func TestCauses(t *testing.T) {
+	locked := fmt.Errorf("reading: %w", &store.KeyringError{Cause: store.KeyringLocked, Err: errors.New("no")})
+	for _, test := range []struct {
+		err  error
+		want map[string]string
+	}{
+		{storeError(locked), map[string]string{"cause": "keyring_locked"}},
+		{identityError(locked), map[string]string{"cause": "keyring_locked"}},
+		{profileError("a", locked), map[string]string{"cause": "keyring_locked", "profile": "a"}},
+		{storeError(&store.KeyringError{Cause: store.NoBus, Err: errors.New("no")}), map[string]string{"cause": "no_session_bus"}},
+		{storeError(&store.KeyringError{Cause: store.KeyringFailed, Err: errors.New("no")}), map[string]string{"cause": "keyring"}},
+		{storeError(errors.New("there is no session bus")), nil},
+		{identityError(&store.PluginError{Name: "tpm", Allowed: true}), map[string]string{"cause": "no_plugin"}},
+		{identityError(&store.PluginError{Name: "tpm"}), nil},
+	} {
+		info, _ := status.Convert(test.err).Details()[0].(*errdetails.ErrorInfo)
+		if diff := cmp.Diff(test.want, info.GetMetadata()); diff != "" {
+			t.Errorf("%v: %s", test.err, diff)
+		}
+	}
+}
+
 // Errors that a call cannot easily be brought to give.
 func TestProfileErrorCodes(t *testing.T) {
 	for _, test := range []struct {

@@ -36,13 +36,14 @@ func (s *profiles) ImportProfile(ctx context.Context, req *tokendv1.ImportProfil
 	defer clear(there)
 	if err == nil && bytes.Equal(there, data) {
 		resp.Version, resp.Unchanged = string(version), true
+		resp.VariablesOnly, _ = checkText(name, data) // it stays, right or wrong
 		if resp.Trust, err = s.d.trust.answer(name, data); err != nil {
 			return nil, storeError(err)
 		}
 		return resp, nil
 	}
 	if req.GetDryRun() {
-		if err := checkText(name, data); err != nil {
+		if resp.VariablesOnly, err = checkText(name, data); err != nil {
 			return nil, err
 		}
 		if err := h.profiles.CheckPut(ctx, name, store.Version(req.GetReplaces())); err != nil {
@@ -62,7 +63,7 @@ func (s *profiles) ImportProfile(ctx context.Context, req *tokendv1.ImportProfil
 	if err != nil {
 		return nil, err
 	}
-	resp.Version, resp.Trust = put.GetVersion(), put.GetTrust()
+	resp.Version, resp.Trust, resp.VariablesOnly = put.GetVersion(), put.GetTrust(), put.GetVariablesOnly()
 	return resp, nil
 }
 

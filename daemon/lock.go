@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +31,17 @@ const maxUnlocking = 8
 
 // keyringPatience is how long a person has for a prompt of the keyring's own.
 const keyringPatience = time.Minute
+
+// personTime is how long a call that asks may take, which is more than a person does.
+// Nobody else's calls wait for longer than that because somebody does not answer.
+const personTime = 10 * time.Minute
+
+var errUnanswered = fmt.Errorf("no answer within %v", personTime)
+
+// untilUnanswered ends a call that asks after personTime.
+func untilUnanswered(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, personTime, errUnanswered)
+}
 
 // maxLockAfter bounds what a time may be asked for.
 const maxLockAfter = 366 * 24 * time.Hour
@@ -159,7 +169,7 @@ func (d *Daemon) look(ctx context.Context, was openState) (now identityNow, err 
 	if err != nil {
 		return now, err
 	}
-	if now.sum, err = sumOf(now.file); err != nil {
+	if now.sum, err = now.file.Sum(); err != nil {
 		return now, err
 	}
 	known, kind := was.file != nil, now.file.Protection.Kind
@@ -172,9 +182,7 @@ func (d *Daemon) look(ctx context.Context, was openState) (now identityNow, err 
 		now.why = "it has not been unlocked yet"
 		return now, nil
 	}
-	harden.Secretly(func() {
-		now.id, err = now.file.Open(ctx, store.Means{Wrapper: d.worker, Items: d.worker, Ask: nobody})
-	})
+	now.id, err = now.file.Open(ctx, store.Means{Wrapper: d.worker, Items: d.worker, Ask: nobody})
 	if err != nil && kind == store.InKeyring {
 		d.log.Warn("the identity stays locked", "err", err)
 		now.why = "the keyring did not give the identity: " + err.Error()
@@ -476,10 +484,12 @@ func (s *admin) Unlock(stream tokendv1grpc.DaemonService_UnlockServer) error {
 	if !open {
 		ctx, leave := d.unlocking.join(ctx, peerOf(ctx).PID)
 		defer leave()
+		ctx, cancel := untilUnanswered(ctx)
+		defer cancel()
 		p := &asking{d: d, light: file.Protection.Kind == store.Plugin, recv: answers(stream.Recv), send: func(p *tokendv1.Prompt) error {
 			return stream.Send(&tokendv1.UnlockResponse{Event: &tokendv1.UnlockResponse_Prompt{Prompt: p}})
 		}}
-		harden.Secretly(func() { id, err = file.Open(ctx, d.means(p)) })
+		id, err = file.Open(ctx, d.means(p))
 		p.done()
 		if err != nil {
 			d.log.Warn("not unlocked", "err", err, "by", caller(ctx))
@@ -512,8 +522,8 @@ type unlocker struct {
 var errPushedOut = fmt.Errorf("more than %d are unlocking at a time, and this one has waited longest", maxUnlocking)
 
 // join adds one, and ends another where there are too many: of the process that has
-// the most, the one that has waited longest. So nobody is kept from unlocking by who
-// asks and never answers.
+// the most, the one that has waited longest. So no process keeps another from
+// unlocking by asking and never answering; many processes can.
 func (u *unlockers) join(ctx context.Context, pid int) (_ context.Context, leave func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	mine := &unlocker{pid, cancel}
@@ -585,6 +595,8 @@ func (s *admin) Init(stream tokendv1grpc.DaemonService_InitServer) error {
 		return err
 	}
 	defer release()
+	ctx, cancel := untilUnanswered(ctx)
+	defer cancel()
 	d.mu.RLock()
 	problem := d.problem
 	d.mu.RUnlock()
@@ -606,15 +618,7 @@ func (s *admin) Init(stream tokendv1grpc.DaemonService_InitServer) error {
 	if err != nil {
 		return identityError(err)
 	}
-	sum, err := sumOf(file)
-	if err != nil {
-		d.log.Warn("reading the new identity's file", "err", err)
-	}
-	d.mu.Lock()
-	d.file, d.fileSum = file, sum
-	d.unlock(id)
-	d.tell()
-	d.mu.Unlock()
+	d.keep(file, id)
 	d.log.Info("identity made", "recipient", id.Recipient(), "by", caller(ctx))
 	return stream.Send(&tokendv1.InitResponse{Event: &tokendv1.InitResponse_Created_{Created: &tokendv1.InitResponse_Created{
 		Recipient:    id.Recipient(),
@@ -642,6 +646,8 @@ func (s *admin) Protect(stream tokendv1grpc.DaemonService_ProtectServer) error {
 		return err
 	}
 	defer release()
+	ctx, cancel := untilUnanswered(ctx)
+	defer cancel()
 	if _, err := d.opened(); err != nil {
 		return err
 	}
@@ -680,25 +686,25 @@ func (s *admin) Protect(stream tokendv1grpc.DaemonService_ProtectServer) error {
 	case file.Protection.Kind == store.Bare && protection.Kind != store.Bare:
 		done.Warning = "the bare file is deleted, but backups and unused blocks of the disk may still hold it"
 	}
-	sum, err := sumOf(now)
-	if err != nil {
-		d.log.Warn("reading the new identity's file", "err", err)
-	}
-	d.mu.Lock()
-	d.file, d.fileSum = now, sum
-	d.mu.Unlock()
+	d.keep(now, nil)
 	d.log.Info("identity protected", "by", protectionNames[protection.Kind], "for", caller(ctx))
 	return stream.Send(&tokendv1.ProtectResponse{Event: &tokendv1.ProtectResponse_Protected_{Protected: done}})
 }
 
-// sumOf is the hash of an identity's file.
-func sumOf(file *store.IdentityFile) (sum [sha256.Size]byte, err error) {
-	text, err := os.ReadFile(file.Path)
+// keep notes that the identity's file is a new one, and where id is not nil, that
+// its identity is, too, and open.
+func (d *Daemon) keep(file *store.IdentityFile, id *store.Identity) {
+	sum, err := file.Sum()
 	if err != nil {
-		return sum, err
+		d.log.Warn("reading the new identity's file", "err", err)
 	}
-	defer clear(text)
-	return sha256.Sum256(text), nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.file, d.fileSum = file, sum
+	if id != nil {
+		d.unlock(id)
+		d.tell()
+	}
 }
 
 var protectionNames = map[store.ProtectionKind]string{
@@ -739,10 +745,16 @@ func identityError(err error) error {
 			refused += why
 		}
 		return failure(tokendv1.Reason_REASON_DENIED, line(refused))
+	case errors.Is(err, errUnanswered):
+		return failure(tokendv1.Reason_REASON_DENIED, errUnanswered.Error())
 	case errors.As(err, new(*store.ProtectionError)):
 		return failure(tokendv1.Reason_REASON_REQUEST_INVALID, line(err.Error()))
 	case errors.As(err, &plugin):
-		return failure(tokendv1.Reason_REASON_SETTINGS_INVALID, err.Error())
+		cause := ""
+		if plugin.Allowed {
+			cause = "no_plugin"
+		}
+		return failure(tokendv1.Reason_REASON_SETTINGS_INVALID, err.Error(), "cause", cause)
 	}
 	if s, ok := status.FromError(err); ok && s.Code() != codes.Unknown {
 		return err // the stream's own

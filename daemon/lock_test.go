@@ -6,11 +6,13 @@ import (
 	"crypto/ed25519"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -374,6 +376,31 @@ func TestUnlockRefused(t *testing.T) {
 		t.Errorf("asked %v", asked)
 	}
 	w.wantLocked(t, "asked to by")
+}
+
+// What somebody has put in the place of the identity is refused, and nothing hangs.
+func TestIdentityIsNoFile(t *testing.T) {
+	w := newInitialized(t)
+	file := filepath.Join(w.settings.Get(settings.Dir), "identity.txt")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused := fmt.Sprintf("%q is not a regular file", file)
+	_, err := w.daemon.Reload(t.Context(), &tokendv1.ReloadRequest{})
+	wantReason(t, err, codes.Unavailable, "STORE_UNAVAILABLE", refused)
+	_, _, err = w.unlock(t, &tokendv1.UnlockRequest_Start{})
+	wantReason(t, err, codes.Unavailable, "STORE_UNAVAILABLE", refused)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/zero", file); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.daemon.Reload(t.Context(), &tokendv1.ReloadRequest{})
+	wantReason(t, err, codes.Unavailable, "STORE_UNAVAILABLE", fmt.Sprintf("%q is a symbolic link, which is not followed", file))
 }
 
 // While one call that changes the identity waits for a person, the others say so.

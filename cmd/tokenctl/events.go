@@ -36,18 +36,15 @@ When the daemon ends, so does this, with 3.`,
 			if c.Flags().Changed("count") && count < 1 {
 				return usageError(c, "--count must be at least 1")
 			}
+			if len(args) > 0 && args[0] == "" {
+				return emptyError(c, "PROFILE")
+			}
 			req.Profile = strings.Join(args, "")
-			s, err := a.client.Open(c.Context(), api.MethodWatchEvents)
+			s, err := a.openWith(c.Context(), api.MethodWatchEvents, req)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = s.Close() }()
-			if err := s.Send(req); err != nil {
-				return ended(err)
-			}
-			if err := s.CloseSend(); err != nil {
-				return ended(err)
-			}
 			lines := eventLines{width: max(12, len(req.Profile))}
 			for n := 0; count == 0 || n < count; n++ {
 				e := &api.WatchEventsResponse{}

@@ -101,6 +101,9 @@ func profileAndRest(c *cobra.Command, args []string) (profile string, rest []str
 	if c.ArgsLenAtDash() == 0 || len(args) == 0 {
 		return "", args, nil
 	}
+	if args[0] == "" {
+		return "", nil, emptyError(c, "PROFILE")
+	}
 	profile, rest = args[0], args[1:]
 	if len(rest) > 0 && strings.HasPrefix(rest[0], "-") {
 		if err := c.Flags().Parse(rest); err != nil {
@@ -165,7 +168,7 @@ func (a *app) execVariables(c *cobra.Command, profile string, tokens, allow []st
 func (a *app) tokenVariables(c *cobra.Command, profile string, tokens []string) ([]envfile.Var, error) {
 	var vars []envfile.Var
 	for _, arg := range tokens {
-		name, from, _ := strings.Cut(arg, ":")
+		name, from, named := strings.Cut(arg, ":")
 		if !envfile.ValidName(name) {
 			return nil, usageError(c, "-e "+shellWord(arg)+": no name of a variable; write -e VAR or -e VAR:PROFILE")
 		}
@@ -175,7 +178,10 @@ func (a *app) tokenVariables(c *cobra.Command, profile string, tokens []string) 
 		if slices.ContainsFunc(vars, func(v envfile.Var) bool { return v.Name == name }) {
 			return nil, usageError(c, "-e "+name+" is given twice")
 		}
-		if from == "" {
+		if named && from == "" {
+			return nil, usageError(c, "-e "+shellWord(arg)+": PROFILE is empty")
+		}
+		if !named {
 			var err error
 			if from, err = a.profileOr(c, profile); err != nil {
 				return nil, err
@@ -226,7 +232,6 @@ func replaceProcess(path string, argv, environ []string) error {
 	return p
 }
 
-// completeCommand completes PROFILE, and leaves what follows to the shell.
 // completeToken completes the profile in VAR:PROFILE.
 func (a *app) completeToken(c *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
 	variable, _, found := strings.Cut(word, ":")
@@ -240,6 +245,7 @@ func (a *app) completeToken(c *cobra.Command, _ []string, word string) ([]string
 	return names, directive
 }
 
+// completeCommand completes PROFILE, and leaves what follows to the shell.
 func (a *app) completeCommand(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveDefault

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -86,16 +87,15 @@ func (a *app) exportAll(ctx context.Context, all []api.ListProfilesResponseProfi
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	if info, err := root.Stat("."); err != nil {
+	if err := checkExportFolder(root, "."); err != nil {
 		return err
-	} else if info.Mode().Perm()&0o022 != 0 {
-		return &problem{Exit: exitConfig, Message: to + " can be changed by others", Fix: "run: chmod go-w " + to}
 	}
 	folder, err := root.Open(".")
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
+	// Where a file system has no locks, two exports at a time only do each other's work.
 	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		return &problem{Exit: exitNotNow, Message: "another export is writing to " + to, Transient: true, Fix: "try again later"}
 	}
@@ -107,6 +107,9 @@ func (a *app) exportAll(ctx context.Context, all []api.ListProfilesResponseProfi
 	defer p.clear()
 	written, failed := 0, 0
 	for _, e := range all {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		p.step()
 		content, err := a.exported(ctx, e.Name, plain)
 		if err == nil {
@@ -118,10 +121,11 @@ func (a *app) exportAll(ctx context.Context, all []api.ListProfilesResponseProfi
 		clear(content)
 		var call *client.Error
 		switch {
+		case err == nil:
 		case errors.As(err, &call) && (call.Reason == api.ReasonLocked || call.Reason == api.ReasonNotInitialized || call.Reason == api.ReasonSettingsInvalid || call.Code == unimplemented),
 			errors.Is(err, client.ErrNotRunning), ctx.Err() != nil:
 			return err
-		case err != nil:
+		default:
 			p.clear()
 			d := diagnose(err)
 			d.Profile = e.Name
@@ -172,6 +176,11 @@ func writeExport(root *os.Root, name string, content []byte, replace bool) (chan
 	if err := root.MkdirAll(dir, 0o700); err != nil {
 		return false, err
 	}
+	for d := dir; d != "."; d = path.Dir(d) {
+		if err := checkExportFolder(root, d); err != nil {
+			return false, err
+		}
+	}
 	temp := path.Join(dir, "."+path.Base(name)+".tmp")
 	if err := root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a crash
 		return false, err
@@ -204,6 +213,26 @@ func writeExport(root *os.Root, name string, content []byte, replace bool) (chan
 	}
 	defer d.Close()
 	return true, d.Sync()
+}
+
+// checkExportFolder refuses a folder in which somebody else could put a file of theirs
+// in the place of an export, which "tokenctl import" would then trust.
+func checkExportFolder(root *os.Root, name string) error {
+	full := path.Join(root.Name(), name)
+	info, err := root.Lstat(name)
+	if err != nil {
+		return err
+	}
+	owner := int(info.Sys().(*syscall.Stat_t).Uid)
+	switch {
+	case !info.IsDir():
+		return &problem{Exit: exitFailed, Message: full + " is there already, and no folder"}
+	case owner != 0 && owner != os.Geteuid():
+		return &problem{Exit: exitConfig, Message: fmt.Sprintf("%s belongs to user %d, who can change what is in it", full, owner)}
+	case info.Mode().Perm()&0o022 != 0:
+		return &problem{Exit: exitConfig, Message: full + " can be changed by others", Fix: "run: chmod go-w " + shellWord(full)}
+	}
+	return nil
 }
 
 // readBelow reads a file that is to be replaced, at most as much of it as tells it

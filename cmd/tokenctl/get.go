@@ -12,7 +12,6 @@ import (
 
 	"tokend/client"
 	"tokend/client/api"
-	"tokend/internal/settings"
 )
 
 // getTime bounds a get that was not told to wait.
@@ -49,16 +48,9 @@ refuses for good; 75 not now, try again; 78 the profile or a setting is wrong;
 		Args:              atMost(1),
 		ValidArgsFunction: a.completeProfiles,
 		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) == 1 {
-				r.Profile = args[0]
-			} else {
-				s, err := a.client.Settings()
-				if err != nil {
-					return err
-				}
-				if r.Profile = s.Get(settings.Profile); r.Profile == "" {
-					return usageError(c, "PROFILE missing, and TOKEND_PROFILE is not set")
-				}
+			var err error
+			if r.Profile, err = a.profileIn(c, args); err != nil {
+				return err
 			}
 			if wait < 0 {
 				return usageError(c, "--wait must not be negative")

@@ -81,6 +81,8 @@ type imported struct {
 	Profile string `json:"profile,omitempty"`
 	Result  string `json:"result"` // new, replaced, unchanged, left_out, refused
 	Message string `json:"message,omitempty"`
+	// VariablesOnly: there is no token to get.
+	VariablesOnly bool `json:"variables_only,omitempty"`
 }
 
 // envFile is a file, and the name of the profile that it makes.
@@ -245,7 +247,7 @@ func (t *tree) importAll(ctx context.Context, dryRun, replace bool) error {
 			}
 			continue
 		}
-		o := imported{File: f.path, Profile: f.name, Result: "new"}
+		o := imported{File: f.path, Profile: f.name, Result: "new", VariablesOnly: resp.VariablesOnly}
 		switch {
 		case resp.Unchanged:
 			o.Result = "unchanged"
@@ -256,7 +258,9 @@ func (t *tree) importAll(ctx context.Context, dryRun, replace bool) error {
 		default:
 			made++
 			plain = plain || f.plain
-			if !dryRun {
+			if resp.VariablesOnly {
+				o.Message = variablesOnly
+			} else if !dryRun {
 				o.Message = t.runs(ctx, f.name)
 			}
 		}
@@ -266,14 +270,18 @@ func (t *tree) importAll(ctx context.Context, dryRun, replace bool) error {
 		}
 		p.clear()
 		if dryRun {
-			err = say("%s\n", oneLine(f.name+"  "+o.Result+"  "+f.path))
+			only := ""
+			if o.VariablesOnly {
+				only = "  variables only"
+			}
+			err = say("%s\n", oneLine(f.name+"  "+o.Result+"  "+f.path+only))
 		} else if !resp.Unchanged {
 			err = say("%s\n", oneLine(f.name))
 		}
 		if err != nil {
 			return err
 		}
-		if o.Message != "" {
+		if o.Message != "" && !dryRun {
 			note("%s: %s", f.name, o.Message)
 		}
 	}
@@ -304,23 +312,35 @@ func (t *tree) importAll(ctx context.Context, dryRun, replace bool) error {
 	return nil
 }
 
-// runs names what a profile will run: who wrote the text may be somebody else than
-// who has just trusted it.
+// runs names what a profile will run, and which files it will read and send: who wrote
+// the text may be somebody else than who has just trusted it.
 func (t *tree) runs(ctx context.Context, name string) string {
 	p := &api.GetProfileResponse{}
 	if t.app.client.Call(ctx, api.MethodGetProfile, &api.GetProfileRequest{Name: name}, p) != nil {
 		return "" // it is imported all the same
 	}
-	var found []string
+	var programs, files []string
 	for line := range strings.Lines(p.MaskedText) {
-		if variable, _, ok := strings.Cut(line, "="); ok && strings.HasSuffix(variable, "_COMMAND") {
-			found = append(found, variable)
+		variable, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch {
+		case value == "********": // not tokend's
+		case strings.HasSuffix(variable, "_COMMAND"):
+			programs = append(programs, variable)
+		case strings.HasSuffix(variable, "_FILE"):
+			files = append(files, variable)
 		}
 	}
-	if found == nil {
+	var does []string
+	if programs != nil {
+		does = append(does, "runs a program for its tokens, "+strings.Join(programs, ", "))
+	}
+	if files != nil {
+		does = append(does, "reads a file for its tokens, "+strings.Join(files, ", "))
+	}
+	if does == nil {
 		return ""
 	}
-	return "runs a program for its tokens, " + strings.Join(found, ", ") + "; look at it: tokenctl show " + name
+	return strings.Join(append(does, "look at it: tokenctl show "+name), "; ")
 }
 
 // cannot says why one file was not imported, or returns an error that is about all

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,7 +84,7 @@ than the right one is given to the daemon.`,
 			if c.Flags().Changed("for") && lockAfter <= 0 {
 				return usageError(c, "--for needs a time, such as 8h")
 			}
-			p, err := a.newPerson(passphraseFile, "")
+			p, err := a.newPerson(c.Context(), passphraseFile, "")
 			if err != nil {
 				return err
 			}
@@ -162,15 +161,15 @@ func identityProblem(err error, again string) error {
 		p.Fix = cmp.Or(p.Fix, "try again later")
 	case api.ReasonStoreUnavailable:
 		switch {
-		case needsBus(p.Message):
-		case strings.Contains(p.Message, "the keyring is locked"):
+		case needsBus(call):
+		case call.Metadata["cause"] == "keyring_locked":
 			p.Fix += ", then run: " + again
 		case again != "tokenctl unlock":
 			p.Fix = "nothing was changed"
 		}
 	case api.ReasonSettingsInvalid:
 		p.Fix = "then run: tokenctl daemon restart"
-		if strings.Contains(p.Message, "in the daemon's PATH") {
+		if call.Metadata["cause"] == "no_plugin" {
 			p.Fix = "put it, or a link to it, into one of " + client.DaemonPath
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"tokend/client"
 	tokendv1 "tokend/proto/tokend/v1"
 )
 
@@ -203,6 +204,59 @@ func TestUnlockIsEnded(t *testing.T) {
 	}
 	if got, want := onTerminal(t, s, nil, exitNotNow, nil, "unlock"), "Passphrase: \ntokenctl: the identity is gone; then run: tokenctl reload\n"; got != want {
 		t.Errorf("it said\n%q, want\n%q", got, want)
+	}
+}
+
+// Nobody is there.
+func TestUnlockIsNotAnswered(t *testing.T) {
+	passphrase := &tokendv1.Prompt{Ask: askSecretKind, Message: "passphrase of the identity"}
+	s := serve(t, &script{unlock: func(stream unlockStream) error {
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+		if err := stream.Send(&tokendv1.UnlockResponse{Event: &tokendv1.UnlockResponse_Prompt{Prompt: passphrase}}); err != nil {
+			return err
+		}
+		_, err := stream.Recv()
+		return err
+	}})
+	soon := []string{"TOKENCTL_TEST_PERSON_TIME=300ms"}
+	if got, want := onTerminal(t, s, soon, exitDenied, nil, "unlock"), "Passphrase of the identity: \ntokenctl: nobody answered the question within 300ms: nothing was changed\n"; got != want {
+		t.Errorf("it said\n%q, want\n%q", got, want)
+	}
+	s.call()()
+	s.unlock = func(stream unlockStream) error {
+		<-stream.Context().Done()
+		return stream.Context().Err()
+	}
+	want(t, s.runWith(t, soon, "", "unlock"), outcome{Stderr: "tokenctl: tokend did not answer in time; see: tokenctl status\n", Exit: 3})
+}
+
+// What stands for a file on a terminal is typed unseen, too.
+func TestPassphraseIsTypedForAFile(t *testing.T) {
+	var said []*tokendv1.UnlockRequest
+	passphrase := &tokendv1.Prompt{Ask: askSecretKind, Message: "passphrase of the identity"}
+	s := serve(t, &script{unlock: unlocks(&said, &tokendv1.UnlockResponse_Unlocked{}, passphrase)})
+	for _, test := range []struct {
+		types string
+		exit  int
+		says  string
+	}{
+		{"open sesame\n", 0, "Passphrase: \nunlocked\n"},
+		{"\n", 2, "Passphrase: \ntokenctl: standard input is empty\n"},
+		{"\x04", 2, "Passphrase: \ntokenctl: standard input is empty\n"},
+		{"half\x03", exitStopped, "Passphrase: \ntokenctl: interrupted\n"},
+	} {
+		said = nil
+		got := onTerminal(t, s, nil, test.exit, []typing{{"Passphrase: ", test.types}}, "unlock", "--passphrase-file", "-")
+		if got != test.says {
+			t.Errorf("%q: it said\n%q, want\n%q", test.types, got, test.says)
+		}
+		if test.exit == 0 {
+			wantTold(t, said, startsUnlock(0), secret("open sesame"))
+		} else {
+			wantTold(t, said)
+		}
 	}
 }
 
@@ -583,6 +637,14 @@ func TestProtectFlags(t *testing.T) {
 	}
 	s.protect = func(protectStream) error { return refusal("SETTINGS_INVALID", "the plugin may not be run") }
 	want(t, s.run(t, "", "protect", "--plugin", "tpm"), outcome{Stderr: "tokenctl: the plugin may not be run; then run: tokenctl daemon restart\n", Exit: 78})
+	s.protect = func(protectStream) error {
+		return refusal("SETTINGS_INVALID", "there is none", "cause", "no_plugin")
+	}
+	want(t, s.run(t, "", "protect", "--plugin", "tpm"), outcome{Stderr: "tokenctl: there is none; put it, or a link to it, into one of " + client.DaemonPath + "\n", Exit: 78})
+	s.protect = func(protectStream) error {
+		return refusal("STORE_UNAVAILABLE", "no", "cause", "keyring_locked")
+	}
+	want(t, s.run(t, "", "protect", "--keyring"), outcome{Stderr: "tokenctl: no; open it in the desktop's own program, then run: tokenctl protect\n", Exit: 75})
 	s.protect = func(protectStream) error { return refusal("LOCKED", "locked") }
 	want(t, s.run(t, "", "protect", "--none"), outcome{Stderr: "tokenctl: locked; run: tokenctl unlock\n", Exit: 5})
 }

@@ -124,9 +124,18 @@ func exactly(names ...string) cobra.PositionalArgs {
 		if len(args) < len(names) {
 			return usageError(c, strings.Join(names[len(args):], " and ")+" missing")
 		}
+		for i, name := range names {
+			if args[i] == "" {
+				return emptyError(c, name)
+			}
+		}
 		return atMost(len(names))(c, args)
 	}
 }
+
+// emptyError refuses what comes of a variable that is not set, as in "$UNSET", before
+// it is taken for something that was left out.
+func emptyError(c *cobra.Command, name string) error { return usageError(c, name+" is empty") }
 
 // atMost is cobra.MaximumNArgs with the exit status for wrong usage.
 func atMost(n int) cobra.PositionalArgs {

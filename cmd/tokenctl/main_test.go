@@ -23,6 +23,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tokend/client"
+	"tokend/client/api"
 	"tokend/internal/socket"
 	"tokend/profile"
 	tokendv1 "tokend/proto/tokend/v1"
@@ -34,6 +36,9 @@ const asTokenctl = "TOKENCTL_TEST_MAIN"
 // TestMain makes the test binary tokenctl where it is run as such.
 func TestMain(m *testing.M) {
 	if os.Getenv(asTokenctl) != "" {
+		if d, err := time.ParseDuration(os.Getenv("TOKENCTL_TEST_PERSON_TIME")); err == nil {
+			personTime = d
+		}
 		main()
 	}
 	os.Exit(m.Run())
@@ -45,6 +50,7 @@ type (
 	initStream     = grpc.BidiStreamingServer[tokendv1.InitRequest, tokendv1.InitResponse]
 	protectStream  = grpc.BidiStreamingServer[tokendv1.ProtectRequest, tokendv1.ProtectResponse]
 	unlockStream   = grpc.BidiStreamingServer[tokendv1.UnlockRequest, tokendv1.UnlockResponse]
+	rekeyStream    = grpc.ServerStreamingServer[tokendv1.RekeyProfilesResponse]
 	eventStream    = grpc.ServerStreamingServer[tokendv1.WatchEventsResponse]
 )
 
@@ -70,6 +76,7 @@ type script struct {
 	protect  func(protectStream) error
 	unlock   func(unlockStream) error
 	lock     func() (*tokendv1.LockResponse, error)
+	rekey    func(rekeyStream) error
 	list     []*tokendv1.ListProfilesResponse_ProfileEntry
 	status   *tokendv1.GetStatusResponse
 
@@ -151,6 +158,13 @@ func (s *script) Unlock(stream unlockStream) error {
 func (s *script) Lock(context.Context, *tokendv1.LockRequest) (*tokendv1.LockResponse, error) {
 	defer s.call()()
 	return s.lock()
+}
+func (s *script) RekeyProfiles(_ *tokendv1.RekeyProfilesRequest, stream rekeyStream) error {
+	defer s.call()()
+	return s.rekey(stream)
+}
+func (s *script) ExportProfile(_ context.Context, r *tokendv1.ExportProfileRequest) (*tokendv1.ExportProfileResponse, error) {
+	return &tokendv1.ExportProfileResponse{Sealed: []byte("sealed " + r.Name)}, nil
 }
 func (s *script) ListProfiles(context.Context, *tokendv1.ListProfilesRequest) (*tokendv1.ListProfilesResponse, error) {
 	defer s.call()()
@@ -305,6 +319,63 @@ func TestEnvironmentVariablesAreAllOfAProfile(t *testing.T) {
 	}
 	if !slices.Equal(got, names) {
 		t.Errorf("%v, want %v", got, names)
+	}
+}
+
+// An exit status is 0 where all went well, and nowhere else.
+func TestUnknownReasonsFail(t *testing.T) {
+	const newer = 99
+	s := serve(t, &script{
+		rekey: func(stream rekeyStream) error {
+			for i, reason := range []tokendv1.Reason{tokendv1.Reason_REASON_UNSPECIFIED, newer} {
+				if err := stream.Send(&tokendv1.RekeyProfilesResponse{Profile: "p", Reason: reason, Problem: "broken", Done: int32(i + 1), Total: 2}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		explain: func(*tokendv1.ExplainTokenRequest) (*tokendv1.ExplainTokenResponse, error) {
+			return &tokendv1.ExplainTokenResponse{Problem: &tokendv1.Problem{Reason: newer, Message: "broken"}}, nil
+		},
+	})
+	want(t, s.run(t, "", "rekey"), outcome{Stderr: "tokenctl: p: broken\ntokenctl: p: broken\ntokenctl: 2 profiles stayed as before, as said above\n", Exit: 1})
+	want(t, s.run(t, "", "explain", "p"), outcome{Stdout: "\np: broken\n", Exit: 1})
+}
+
+func TestListedNamesArePrintable(t *testing.T) {
+	s := serve(t, &script{list: []*tokendv1.ListProfilesResponse_ProfileEntry{{Name: "a\x1b[2J"}, {Name: "b"}}})
+	want(t, s.run(t, "", "list"), outcome{Stdout: "a\\x1b[2J\nb\n"})
+}
+
+// until is a context that ends once there is a file.
+type until struct {
+	context.Context
+	file string
+}
+
+func (u until) Err() error {
+	if _, err := os.Stat(u.file); err == nil {
+		return context.Canceled
+	}
+	return nil
+}
+
+// One that was interrupted between two profiles has not gone well.
+func TestExportIsInterrupted(t *testing.T) {
+	s := serve(t, &script{})
+	t.Setenv("HOME", s.dir)
+	a := &app{client: client.Client{Socket: s.socket()}}
+	all := []api.ListProfilesResponseProfileEntry{{Name: "a"}, {Name: "b"}}
+	to := filepath.Join(s.dir, "to")
+	err := a.exportAll(until{t.Context(), filepath.Join(to, "a.env.age")}, all, to, false, false)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want that it was interrupted", err)
+	}
+	if got, err := os.ReadFile(filepath.Join(to, "a.env.age")); err != nil || string(got) != "sealed a" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := os.Stat(filepath.Join(to, "b.env.age")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it went on: %v", err)
 	}
 }
 
@@ -692,9 +763,12 @@ func TestNextSteps(t *testing.T) {
 		line string
 		exit int
 	}{
-		{"", refusal("STORE_UNAVAILABLE", noBus), noBus, 75},
-		{"unix:path=/bus", refusal("STORE_UNAVAILABLE", noBus), noBus + "; run: tokenctl daemon restart", 75},
-		{"", refusal("STORE_UNAVAILABLE", "reading from the keyring: the keyring is locked"), "reading from the keyring: the keyring is locked; open it in the desktop's own program", 75},
+		{"", refusal("STORE_UNAVAILABLE", noBus, "cause", "no_session_bus"), noBus, 75},
+		{"unix:path=/bus", refusal("STORE_UNAVAILABLE", noBus, "cause", "no_session_bus"), noBus + "; run: tokenctl daemon restart", 75},
+		{"", refusal("STORE_UNAVAILABLE", "reading from the keyring: the keyring is locked", "cause", "keyring_locked"), "reading from the keyring: the keyring is locked; open it in the desktop's own program", 75},
+		{"", refusal("STORE_UNAVAILABLE", "reading from the keyring: it hangs", "cause", "keyring"), "reading from the keyring: it hangs", 75},
+		// What a message says decides nothing.
+		{"unix:path=/bus", refusal("STORE_UNAVAILABLE", "there is no session bus, and the keyring is locked"), "there is no session bus, and the keyring is locked; then run: tokenctl reload", 75},
 		{"", refusal("STORE_UNAVAILABLE", "a folder is gone"), "a folder is gone; then run: tokenctl reload", 75},
 		{"", refusal("STORE_UNAVAILABLE", `reading "a/b": it is damaged`, "profile", "a/b"), "a/b: it is damaged", 75},
 		{"", refusal("STORE_UNAVAILABLE", `it is damaged; reading "a/b": no`, "profile", "a/b"), `a/b: it is damaged; reading "a/b": no`, 75},

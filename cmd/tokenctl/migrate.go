@@ -79,8 +79,7 @@ func (a *app) migrate(ctx context.Context, kind string) error {
 // whereToSet says where the setting has to be changed: what is given elsewhere
 // wins over the configuration file.
 func (a *app) whereToSet(ctx context.Context, m *api.MigrateResponseMigrated) string {
-	status := &api.GetStatusResponse{}
-	if err := a.client.Call(ctx, api.MethodGetStatus, &api.GetStatusRequest{}, status); err == nil {
+	if status, err := a.status(ctx); err == nil {
 		for _, s := range status.Settings {
 			if s.Name == settings.Store && (s.Source == "environment" || s.Source == "flag") {
 				return "it was given by the " + s.Source + " of tokend, which wins over " + m.ConfigFile

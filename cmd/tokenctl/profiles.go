@@ -174,10 +174,16 @@ func environmentVariables(environ []string) []api.Variable {
 	return vars
 }
 
+// variablesOnly is said of a text whose other variables may be misspelt, too.
+const variablesOnly = "none of its variables is about OAuth 2.0: there is no token to get; env and exec hand them to programs"
+
 // put writes a profile and trusts what was written: it is this user's own.
 func (a *app) put(ctx context.Context, req *api.PutProfileRequest) error {
 	resp := &api.PutProfileResponse{}
 	err := a.client.Call(ctx, api.MethodPutProfile, req, resp)
+	if err == nil && resp.VariablesOnly {
+		note("%s: %s", req.Name, variablesOnly)
+	}
 	if err == nil {
 		return addTrust(resp.Trust)
 	}
@@ -294,7 +300,7 @@ func listCommand(a *app) *cobra.Command {
 				return sayJSON(entries)
 			}
 			for _, p := range all {
-				if err := say("%s\n", p.Name); err != nil {
+				if err := say("%s\n", oneLine(p.Name)); err != nil {
 					return err
 				}
 			}
@@ -354,6 +360,9 @@ func asText(p *api.GetProfileResponse) string {
 		trusted = "untrusted"
 	}
 	fmt.Fprintf(&b, "# %s, %s\n", p.Name, trusted)
+	if p.VariablesOnly {
+		fmt.Fprintf(&b, "# %s\n", variablesOnly)
+	}
 	for _, m := range p.Mistakes {
 		fmt.Fprintf(&b, "# mistake: %s\n", oneLine(mistakeLine(m)))
 	}
@@ -388,7 +397,9 @@ func showJSON(p *api.GetProfileResponse) any {
 		Trusted    bool      `json:"trusted"`
 		MaskedText string    `json:"masked_text"`
 		Mistakes   []mistake `json:"mistakes"`
-	}{p.Name, p.Version, p.Trust.Trusted, p.MaskedText, mistakes}
+		// VariablesOnly: there is no token to get.
+		VariablesOnly bool `json:"variables_only,omitempty"`
+	}{p.Name, p.Version, p.Trust.Trusted, p.MaskedText, mistakes, p.VariablesOnly}
 }
 
 func rmCommand(a *app) *cobra.Command {

@@ -20,8 +20,8 @@ import (
 	"tokend/internal/settings"
 )
 
-// personTime is more than a person takes to answer.
-const personTime = 10 * time.Minute
+// personTime is more than a person takes to answer. Tests have less.
+var personTime = 10 * time.Minute
 
 // maxSilence is how long nothing may be seen to happen: more than a key derivation
 // takes.
@@ -54,7 +54,7 @@ type passphraseFile struct {
 }
 
 // newPerson finds out how a person can be asked, as ssh(1) does with SSH_ASKPASS.
-func (a *app) newPerson(file, newFile string) (*person, error) {
+func (a *app) newPerson(ctx context.Context, file, newFile string) (*person, error) {
 	s, err := a.client.Settings()
 	if err != nil {
 		return nil, err
@@ -69,18 +69,18 @@ func (a *app) newPerson(file, newFile string) (*person, error) {
 			p.terminal = false
 		}
 	}
-	if p.file, err = passphraseIn(file); err != nil {
+	if p.file, err = passphraseIn(ctx, file, "Passphrase:"); err != nil {
 		return nil, err
 	}
-	if p.newFile, err = passphraseIn(newFile); err == nil && bytes.ContainsFunc(p.newFile.secret, unicode.IsControl) {
+	if p.newFile, err = passphraseIn(ctx, newFile, "New passphrase:"); err == nil && bytes.ContainsFunc(p.newFile.secret, unicode.IsControl) {
 		err = &problem{Exit: exitUsage, Message: p.newFile.name + " has more than one line, or another character that nobody can type", Fix: "nothing was changed"}
 	}
 	return p, err
 }
 
 // passphraseIn returns what is in a file, or for "-" in standard input, without
-// the newline at its end.
-func passphraseIn(file string) (none passphraseFile, err error) {
+// the newline at its end. On a terminal that is a line, which is asked for.
+func passphraseIn(ctx context.Context, file, question string) (none passphraseFile, err error) {
 	if file == "" {
 		return none, nil
 	}
@@ -93,7 +93,22 @@ func passphraseIn(file string) (none passphraseFile, err error) {
 		}
 		defer f.Close()
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	var b []byte
+	if f == os.Stdin && isTerminal(f) {
+		ctx, stop := interruptible(ctx)
+		defer stop()
+		var typed string
+		typed, err = askSecret(ctx, question)
+		if errors.Is(err, io.EOF) {
+			err = nil // "is empty"
+		}
+		b = []byte(typed)
+	} else {
+		b, err = io.ReadAll(io.LimitReader(f, maxSecret+1))
+	}
+	if errors.Is(err, context.Canceled) {
+		return none, err
+	}
 	if err != nil {
 		return none, &problem{Exit: exitUsage, Message: err.Error()}
 	}
@@ -117,8 +132,13 @@ func (a *app) converse(ctx context.Context, p *person, method string, start any,
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, personTime)
 	defer cancel()
+	unanswered := false // a question that a person was asked
 	defer func() {
-		if err != nil && ctx.Err() != nil {
+		switch {
+		case err == nil || ctx.Err() == nil:
+		case unanswered && errors.Is(ctx.Err(), context.DeadlineExceeded):
+			err = &problem{Exit: exitDenied, Message: fmt.Sprintf("nobody answered the question within %v: nothing was changed", personTime)}
+		default:
 			err = ctx.Err() // whatever failed because of it
 		}
 	}()
@@ -173,6 +193,7 @@ func (a *app) converse(ctx context.Context, p *person, method string, start any,
 				return r.err
 			}
 			said, err := p.answer(asking, r.prompt)
+			unanswered = err != nil
 			if err != nil && asking.Err() != nil {
 				continue // the end of the call, or of ctx, comes next
 			}

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"errors"
-	"io"
-
 	"github.com/spf13/cobra"
 
 	"tokend/client"
@@ -59,11 +56,7 @@ func (a *app) tokenToProve(c *cobra.Command, profile, file string) (string, erro
 		}
 		return t.AccessToken, nil
 	case "-":
-		token, err := waitLine(c.Context())
-		if errors.Is(err, io.EOF) || err == nil && token == "" {
-			return "", usageError(c, "standard input holds no token")
-		}
-		return token, err
+		return tokenOnStdin(c, "Token:")
 	}
 	return secretIn(file)
 }

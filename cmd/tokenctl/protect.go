@@ -113,7 +113,7 @@ the keyring answers by itself.`,
 			if protection == nil {
 				return usageError(c, "what is to protect it: --passphrase, --ssh KEY, --plugin NAME, --keyring or --none")
 			}
-			p, err := a.newPerson(oldFile, flags.passphraseFile)
+			p, err := a.newPerson(c.Context(), oldFile, flags.passphraseFile)
 			if err != nil {
 				return err
 			}
@@ -213,7 +213,7 @@ starts. What protects it can be changed later: see "tokenctl protect".`,
 			if protection != nil {
 				start.Protection = *protection
 			}
-			p, err := a.newPerson("", flags.passphraseFile)
+			p, err := a.newPerson(c.Context(), "", flags.passphraseFile)
 			if err != nil {
 				return err
 			}

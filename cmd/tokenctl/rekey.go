@@ -20,6 +20,9 @@ func rekeyCommand(a *app) *cobra.Command {
 nearest .age-recipients file, once "tokenctl trust FOLDER/" has shown them, or this
 machine's identity. It is what lets a new member read what was there before.
 
+A profile that is not trusted stays as it is: somebody could have copied one of your
+own files into a folder that others read. So does one that cannot be opened.
+
 Who could read a file before may have kept it: to take a secret from somebody,
 change the secret.
 
@@ -66,8 +69,8 @@ func (a *app) rekey(ctx context.Context, prefix string, dryRun bool) error {
 			p.clear()
 			note("%s: %s", resp.Profile, withoutName(resp.Problem, resp.Profile))
 			if failed++; failed == 1 {
-				exit = exitCodes[resp.Reason]
-			} else if exit != exitCodes[resp.Reason] {
+				exit = exitCode(resp.Reason)
+			} else if exit != exitCode(resp.Reason) {
 				exit = exitFailed
 			}
 			continue

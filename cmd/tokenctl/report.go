@@ -48,7 +48,7 @@ as with "get".`,
 				}
 			}
 			var err error
-			if req.AccessToken, err = refusedToken(c); err != nil {
+			if req.AccessToken, err = tokenOnStdin(c, "Refused token:"); err != nil {
 				return err
 			}
 			resp := &api.ReportTokenResponse{}
@@ -65,12 +65,12 @@ as with "get".`,
 	return c
 }
 
-// refusedToken takes the token from standard input, and asks for it on a terminal.
-func refusedToken(c *cobra.Command) (token string, err error) {
+// tokenOnStdin takes a token from standard input, and asks for it on a terminal.
+func tokenOnStdin(c *cobra.Command, question string) (token string, err error) {
 	if isTerminal(os.Stdin) {
 		ctx, stop := interruptible(c.Context())
 		defer stop()
-		token, err = askSecret(ctx, "Refused token:")
+		token, err = askSecret(ctx, question)
 	} else {
 		token, err = waitLine(c.Context())
 	}

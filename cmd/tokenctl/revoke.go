@@ -64,7 +64,7 @@ revoke them.`,
 			case len(args) == 0:
 				return usageError(c, "PROFILE or --all missing")
 			}
-			return atMost(1)(c, args)
+			return exactly("PROFILE")(c, args)
 		},
 		ValidArgsFunction: a.completeProfiles,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -21,8 +22,10 @@ func secretFile(secret string) (string, error) {
 	if err := unix.Pipe(p[:]); err != nil {
 		return "", fmt.Errorf("making a pipe: %w", err)
 	}
-	if _, err := unix.Write(p[1], []byte(secret)); err != nil {
+	if n, err := unix.Write(p[1], []byte(secret)); err != nil {
 		return "", fmt.Errorf("writing to a pipe: %w", err)
+	} else if n < len(secret) {
+		return "", fmt.Errorf("writing to a pipe: %w", io.ErrShortWrite)
 	}
 	if err := unix.Close(p[1]); err != nil {
 		return "", err

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +21,10 @@ func secretFile(secret string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("making a file in memory: %w", err)
 	}
-	if _, err := unix.Write(fd, []byte(secret)); err != nil {
+	if n, err := unix.Write(fd, []byte(secret)); err != nil {
 		return "", fmt.Errorf("writing a file in memory: %w", err)
+	} else if n < len(secret) {
+		return "", fmt.Errorf("writing a file in memory: %w", io.ErrShortWrite)
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
 		return "", fmt.Errorf("sealing a file in memory: %w", err)

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -89,7 +88,7 @@ func sshPublicKey(file string) (string, error) {
 		if line := bareKey(string(b)); line != "" {
 			return line, nil
 		}
-		return "", &problem{Exit: exitUsage, Message: file + ": " + err.Error(), Fix: fmt.Sprintf("run: ssh-keygen -y -f %s > %s.pub", file, file)}
+		return "", &problem{Exit: exitUsage, Message: file + ": " + err.Error(), Fix: "run: ssh-keygen -y -f " + shellWord(file) + " > " + shellWord(file+".pub")}
 	}
 	return public, nil
 }

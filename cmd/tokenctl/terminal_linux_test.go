@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -472,6 +474,19 @@ func TestReportAsksForTheToken(t *testing.T) {
 	}
 }
 
+// The token that a proof is for is typed unseen.
+func TestProofAsksForTheToken(t *testing.T) {
+	proved := ""
+	s := serve(t, &script{prove: func(r *tokendv1.CreateDPoPProofRequest) (*tokendv1.CreateDPoPProofResponse, error) {
+		proved = r.AccessToken
+		return &tokendv1.CreateDPoPProofResponse{Proof: "a.b.c"}, nil
+	}})
+	got := onTerminal(t, s, nil, 0, []typing{{"Token: ", "hidden\n"}}, "proof", "p", "GET", "https://api.example.com/", "--token-file", "-")
+	if want := "Token: \na.b.c\n"; got != want || proved != "hidden" {
+		t.Errorf("of %q it said\n%q, want\n%q", proved, got, want)
+	}
+}
+
 // Who waits sees for what, on a line that is gone in the end.
 func TestWaitingIsShown(t *testing.T) {
 	tries := 0
@@ -537,4 +552,60 @@ func TestFindingsAreColoured(t *testing.T) {
 		}
 	}
 	want(t, s.runWith(t, []string{"TERM=xterm"}, "", "explain", "p"), outcome{plain, "", 0})
+}
+
+// Who is interrupted while a text is edited is told where it is, and a text that is
+// of no use any more does not stay.
+func TestEditIsInterrupted(t *testing.T) {
+	s := serve(t, &script{put: func(*tokendv1.PutProfileRequest) (*tokendv1.PutProfileResponse, error) {
+		return nil, refusal("PROFILE_INVALID", "line 1: broken", "profile", "p")
+	}})
+	up := s.fifo(t, "up")
+	types := s.write(t, "types", "#!/bin/sh\nprintf typed > \"$1\"\n")
+	stays := s.write(t, "stays", "#!/bin/sh\nprintf typed > \"$1\"\necho \"$1\" > "+up+"\nexec sleep 60\n")
+	looks := s.write(t, "looks", "#!/bin/sh\necho \"$1\" > "+up+"\nexec sleep 60\n")
+	kept := func(said, why string) {
+		t.Helper()
+		parts := regexp.MustCompile(why + `: tokenctl add p --file (\S+), then delete it\n$`).FindStringSubmatch(said)
+		if parts == nil {
+			t.Fatalf("it said\n%s", said)
+		}
+		if text, err := os.ReadFile(parts[1]); err != nil || string(text) != "typed" {
+			t.Errorf("%q, %v", text, err)
+		}
+		if err := os.RemoveAll(filepath.Dir(parts[1])); err != nil {
+			t.Error(err)
+		}
+	}
+
+	p := newTerminal(t, 80, 24)
+	cmd := p.start(t, s, []string{"EDITOR=" + types}, "add", "p")
+	p.until(t, "Edit again? [y/N] ")
+	p.types(t, "\x03")
+	kept(p.ends(t, s, cmd, exitStopped), "tokenctl: p: interrupted; your text is kept")
+
+	// Ends, while the editor is open, are the end of the editor as well.
+	for _, sig := range []os.Signal{unix.SIGTERM, unix.SIGHUP} {
+		ended := func(editor string) (file, said string) {
+			p := newTerminal(t, 80, 24)
+			cmd := p.start(t, s, []string{"EDITOR=" + editor}, "add", "p")
+			line, err := os.ReadFile(up)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			return strings.TrimSpace(string(line)), p.ends(t, s, cmd, exitFailed)
+		}
+		_, said := ended(stays)
+		kept(said, "tokenctl: p: editor "+stays+": signal: terminated: nothing was written; your text is kept")
+		file, said := ended(looks)
+		if want := "tokenctl: p: editor " + looks + ": signal: terminated: nothing was written\n"; said != want {
+			t.Errorf("it said\n%s", said)
+		}
+		if _, err := os.Stat(filepath.Dir(file)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", file, err)
+		}
+	}
 }

@@ -50,7 +50,7 @@ whoever it lists can read what you write there.`,
 				if err != nil {
 					return err
 				}
-				return notTrusted(name, trustShown(c.Context(), name, printable(ownMarked(string(resp.Text), s.Recipient)), resp.Trust, yes))
+				return notTrusted(name, trustShown(c.Context(), name, printable(string(resp.Text)), ownLine(string(resp.Text), s.Recipient), resp.Trust, yes))
 			}
 			return notTrusted(name, a.trustOne(c.Context(), name, yes))
 		},
@@ -60,16 +60,16 @@ whoever it lists can read what you write there.`,
 	return c
 }
 
-// ownMarked marks the line of a recipients file that is this machine's own.
-func ownMarked(text, own string) string {
-	var b strings.Builder
+// ownLine says which line of a recipients file is this machine's own. It goes into the
+// question: whoever wrote the file may have written anything above that.
+func ownLine(text, own string) string {
+	n := 0
 	for line := range strings.Lines(text) {
-		if strings.TrimSpace(line) == own {
-			line = own + "   # this machine's\n"
+		if n++; strings.TrimSpace(line) == own {
+			return fmt.Sprintf(", line %d of which is this machine's", n)
 		}
-		b.WriteString(line)
 	}
-	return b.String()
+	return ""
 }
 
 var errDeclined = errors.New("not trusted")
@@ -111,11 +111,12 @@ func (a *app) trustOne(ctx context.Context, name string, yes bool) error {
 	if err := a.client.Call(ctx, api.MethodGetProfile, &api.GetProfileRequest{Name: name}, p); err != nil {
 		return err
 	}
-	return trustShown(ctx, name, asText(p), p.Trust, yes)
+	return trustShown(ctx, name, asText(p), "", p.Trust, yes)
 }
 
-// trustShown writes the line for exactly the text that was shown.
-func trustShown(ctx context.Context, name, text string, t api.Trust, yes bool) error {
+// trustShown writes the line for exactly the text that was shown. known is what the
+// question adds to the name.
+func trustShown(ctx context.Context, name, text, known string, t api.Trust, yes bool) error {
 	if t.Trusted {
 		note("%s: trusted already", name)
 		return nil
@@ -125,7 +126,7 @@ func trustShown(ctx context.Context, name, text string, t api.Trust, yes bool) e
 		if !strings.HasSuffix(text, "\n") {
 			fmt.Fprintln(os.Stderr)
 		}
-		ok, err := confirm(ctx, "Trust "+name+"?")
+		ok, err := confirm(ctx, "Trust "+name+known+"?")
 		if err != nil {
 			return err
 		}

@@ -65,6 +65,9 @@ var exitCodes = map[api.Reason]int{
 	api.ReasonAlreadyExists:    1,
 }
 
+// exitCode is never 0: a reason that is not in the table is a newer daemon's.
+func exitCode(r api.Reason) int { return cmp.Or(exitCodes[r], exitFailed) }
+
 func usageError(c *cobra.Command, message string) error {
 	return &problem{Exit: exitUsage, Message: message, Fix: "see: " + c.CommandPath() + " --help"}
 }
@@ -111,8 +114,8 @@ func withoutName(message, profile string) string {
 
 // needsBus says whether a daemon that is started from here would find the session
 // bus that this one has missed.
-func needsBus(message string) bool {
-	return strings.Contains(message, "there is no session bus") && os.Getenv("DBUS_SESSION_BUS_ADDRESS") != ""
+func needsBus(e *client.Error) bool {
+	return e.Metadata["cause"] == "no_session_bus" && os.Getenv("DBUS_SESSION_BUS_ADDRESS") != ""
 }
 
 // answered is the error of a command whose answer says already what is wrong: all
@@ -242,7 +245,7 @@ func diagnoseCall(e *client.Error) problem {
 		RetryAfter: seconds(e.RetryAfter),
 	}
 	if p.Reason = reasonName(e.Reason); p.Reason != "" {
-		p.Exit = exitCodes[e.Reason]
+		p.Exit = exitCode(e.Reason)
 	}
 	switch e.Reason {
 	case api.ReasonUnspecified:
@@ -300,12 +303,12 @@ func diagnoseCall(e *client.Error) problem {
 		}
 	case api.ReasonStoreUnavailable:
 		p.Transient = true
-		switch {
-		case needsBus(p.Message):
+		switch cause := e.Metadata["cause"]; {
+		case needsBus(e):
 			p.Fix = "run: tokenctl daemon restart"
-		case strings.Contains(p.Message, "the keyring is locked"):
+		case cause == "keyring_locked":
 			p.Fix = "open it in the desktop's own program"
-		case p.Profile == "" && e.Code != 0 && !strings.Contains(p.Message, "the keyring: "): // else it looks by itself the next time
+		case p.Profile == "" && e.Code != 0 && cause == "": // a keyring is looked at by itself the next time
 			p.Fix = "then run: tokenctl reload"
 		}
 	case api.ReasonProfileInvalid:

@@ -233,9 +233,7 @@ func isPluginName(name string) bool {
 func (s *Settings) loadIdentities(home string) error {
 	v := s.values[Identities]
 	for _, path := range filepath.SplitList(v.Value) {
-		if rest, ok := strings.CutPrefix(path, "~/"); ok && home != "" {
-			path = filepath.Join(home, rest)
-		}
+		path = inHome(path, home)
 		if !filepath.IsAbs(path) {
 			return &Error{Identities, v.Source, strconv.Quote(path) + " is not an absolute path"}
 		}
@@ -305,15 +303,21 @@ func (s *Settings) setDefault(name, value, source string) {
 
 func (s *Settings) absolute(name, home string) error {
 	v := s.values[name]
-	if rest, ok := strings.CutPrefix(v.Value, "~/"); ok && home != "" {
-		v.Value = filepath.Join(home, rest)
-	}
+	v.Value = inHome(v.Value, home)
 	if !filepath.IsAbs(v.Value) {
 		return &Error{name, v.Source, strconv.Quote(v.Value) + " must be an absolute path"}
 	}
 	v.Value = filepath.Clean(v.Value)
 	s.values[name] = v
 	return nil
+}
+
+// inHome puts home in the place of a leading ~.
+func inHome(path, home string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok && home != "" {
+		return filepath.Join(home, rest)
+	}
+	return path
 }
 
 // xdg applies the XDG Base Directory rule that a relative path is ignored.
@@ -365,9 +369,12 @@ func readConfig(path string) (map[string]string, error) {
 	} else if fi.Mode().Perm()&0o022 != 0 {
 		return nil, &Error{Source: path, Message: "the configuration can be changed by others; run: chmod go-w '" + path + "'"}
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err != nil {
 		return nil, &Error{Source: path, Message: "reading the configuration: " + err.Error()}
+	}
+	if len(text) > maxConfig {
+		return nil, &Error{Source: path, Message: "the configuration is longer than 64 KiB"}
 	}
 	vars, err := envfile.Parse(text)
 	if err != nil {

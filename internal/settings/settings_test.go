@@ -286,7 +286,13 @@ func TestConfigThatCannotBeRead(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	file := home + "/.config/tokend/config"
+	// Not as much of it as is read: what stands at its end may lock, or refuse.
+	long := strings.Repeat("#\n", 32<<10) + "TOKEND_AUTO_LOCK=30m\n"
+	file := configure(t, home, long)
+	_, err := settings.Load(nil)
+	if want := "the configuration is longer than 64 KiB (" + file + ")"; err == nil || err.Error() != want {
+		t.Errorf("a long one: %v, want %s", err, want)
+	}
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

@@ -65,8 +65,11 @@ func watcher() error {
 			if before, ok := last[e.Name()]; err != nil || ok && before == string(argv) {
 				continue // both are given by exec
 			}
-			last[e.Name()] = string(argv)
 			environ, _ := os.ReadFile("/proc/" + e.Name() + "/environ")
+			if now, err := os.ReadFile("/proc/" + e.Name() + "/cmdline"); err == nil && !bytes.Equal(now, argv) {
+				continue // the two may be of different programs: it is looked at again
+			}
+			last[e.Name()] = string(argv)
 			if s := (sight{string(argv), string(environ)}); !seen[s] {
 				seen[s] = true
 				if err := out.Encode(s); err != nil {

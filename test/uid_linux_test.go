@@ -270,14 +270,15 @@ func (a *attempts) files(paths []string) {
 		if strings.HasSuffix(path, "/") {
 			_, err := os.ReadDir(path)
 			a.try("list "+path, err)
-			for _, make := range map[string]func(string) error{
+			// Each under a name of its own: to open a pipe that was just made waits for ever.
+			for what, make := range map[string]func(string) error{
 				"file":    func(p string) error { return os.WriteFile(p, []byte("x"), 0o666) },
 				"link":    func(p string) error { return os.Symlink("/etc/passwd", p) },
 				"folder":  func(p string) error { return os.Mkdir(p, 0o777) },
 				"pipe":    func(p string) error { return syscall.Mkfifo(p, 0o666) },
 				"profile": func(p string) error { return os.WriteFile(p+".age", []byte("x"), 0o666) },
 			} {
-				a.try("make something in "+path, make(path+"planted"))
+				a.try("make something in "+path, make(path+"planted-"+what))
 			}
 			continue
 		}

@@ -175,7 +175,10 @@ func (g *guide) typed(shell, command string) (seen string, code int) {
 	timer := time.AfterFunc(time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer timer.Stop()
 	unanswered := 0
-	for buf := make([]byte, 4096); ; {
+	// Nobody has it open any more (EIO): Linux says so also where somebody has just
+	// written and closed it while it looked, and then only the next read tells.
+	ends := 0
+	for buf := make([]byte, 4096); ends < 2; {
 		n, err := ours.Read(buf)
 		seen += string(buf[:n])
 		for _, a := range g.asked {
@@ -188,7 +191,9 @@ func (g *guide) typed(shell, command string) (seen string, code int) {
 			}
 		}
 		if err != nil {
-			break // EIO: nobody has it open any more
+			ends++
+		} else {
+			ends = 0
 		}
 	}
 	_ = cmd.Wait()

@@ -146,7 +146,7 @@ type Broker struct {
 	ctx    context.Context // ended by Close
 	cancel context.CancelFunc
 
-	loads     group[loadKey, *facts]
+	loads     group[textKey, *facts]
 	fetches   group[flightKey, *made]
 	changed   chan struct{} // holds an element if the schedule is to be looked at
 	discovery group[discoveryKey, *oauth.Metadata]
@@ -239,13 +239,6 @@ func (b *Broker) Close() {
 type textKey struct {
 	profile string
 	version store.Version
-}
-
-// loadKey keeps who comes after everything was dropped from waiting for what ends
-// because of that.
-type loadKey struct {
-	textKey
-	era context.Context
 }
 
 // facts are what has to be known of a text to tell which token a request
@@ -431,7 +424,7 @@ func (b *Broker) factsOfText(ctx context.Context, text textKey) (*facts, error) 
 		return f, nil
 	}
 	era := b.current()
-	f, err := b.loads.do(ctx, era, loadKey{text, era}, func(ctx context.Context) (*facts, error) {
+	f, err := b.loads.do(ctx, era, text, func(ctx context.Context) (*facts, error) {
 		return b.load(ctx, text)
 	})
 	if era.Err() != nil {

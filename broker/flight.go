@@ -34,6 +34,7 @@ const (
 var errCrowded = &ThrottledError{errors.New("too many tokens are being fetched at once"), time.Second}
 
 type call[V any] struct {
+	owner context.Context
 	began time.Time
 	done  chan struct{} // closed once value and err are set
 	value V
@@ -41,7 +42,8 @@ type call[V any] struct {
 }
 
 // do joins the call for k or starts it as run, under owner and flightTime, and
-// waits for its result or for ctx.
+// waits for its result or for ctx. A call whose owner has ended is joined by nobody:
+// what it brings is not for who comes after that.
 func (g *group[K, V]) do(ctx, owner context.Context, k K, run func(context.Context) (V, error)) (V, error) {
 	c, err := g.join(owner, k, run)
 	if err != nil {
@@ -57,14 +59,14 @@ func (g *group[K, V]) join(owner context.Context, k K, run func(context.Context)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c := g.calls[k]
-	if c == nil {
+	if c == nil || c.owner.Err() != nil {
 		if g.ended {
 			return nil, context.Canceled
 		}
 		if g.of != nil && (g.count[g.of(k)] >= maxOfOne || len(g.calls) >= maxCalls) {
 			return nil, errCrowded
 		}
-		c = &call[V]{began: time.Now(), done: make(chan struct{})}
+		c = &call[V]{owner: owner, began: time.Now(), done: make(chan struct{})}
 		if g.calls == nil {
 			g.calls, g.count = make(map[K]*call[V]), make(map[string]int)
 		}
@@ -77,7 +79,9 @@ func (g *group[K, V]) join(owner context.Context, k K, run func(context.Context)
 			defer cancel()
 			harden.Secretly(func() { c.value, c.err = run(ctx) })
 			g.mu.Lock()
-			delete(g.calls, k)
+			if g.calls[k] == c {
+				delete(g.calls, k)
+			}
 			if g.of != nil {
 				if g.count[g.of(k)]--; g.count[g.of(k)] == 0 {
 					delete(g.count, g.of(k))

@@ -62,12 +62,7 @@ func LoadIdentity(path string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFolder(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer f.close()
-	text, _, err := f.read(filepath.Base(path), ownerOnly)
+	text, err := readOwn(path)
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +72,18 @@ func LoadIdentity(path string) (*Identity, error) {
 		return nil, fmt.Errorf("identity file %q: %w", path, err)
 	}
 	return id, nil
+}
+
+// readOwn reads a file that only its owner, the caller, may read, in a folder that
+// nobody else can change.
+func readOwn(path string) ([]byte, error) {
+	f, err := openFolder(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer f.close()
+	text, _, err := f.read(filepath.Base(path), ownerOnly)
+	return text, err
 }
 
 // parseIdentity leaves age's own messages out of its errors: they can quote

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"filippo.io/age"
@@ -31,12 +30,7 @@ func (id *Identity) WithFiles(paths []string) (*Identity, error) {
 }
 
 func loadKeys(path string) ([]age.Identity, error) {
-	f, err := openFolder(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer f.close()
-	text, _, err := f.read(filepath.Base(path), ownerOnly)
+	text, err := readOwn(path)
 	if err != nil {
 		return nil, err
 	}

@@ -395,12 +395,7 @@ func (f *IdentityFile) Open(ctx context.Context, m Means) (*Identity, error) {
 
 // Sum is the hash of the file as it is now, which says whether it is another one.
 func (f *IdentityFile) Sum() (sum [sha256.Size]byte, err error) {
-	d, err := openFolder(filepath.Dir(f.Path))
-	if err != nil {
-		return sum, err
-	}
-	defer d.close()
-	text, _, err := d.read(filepath.Base(f.Path), ownerOnly)
+	text, err := readOwn(f.Path)
 	if err != nil {
 		return sum, err
 	}

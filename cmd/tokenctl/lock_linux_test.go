@@ -136,8 +136,10 @@ unlocked
 	wantTold(t, said, startsUnlock(0), answers(&tokendv1.PromptAnswer{Text: "one"}), answers(&tokendv1.PromptAnswer{}), answers(&tokendv1.PromptAnswer{Yes: true}), secret("1234"))
 }
 
-// A person who does not answer ends the call, and the terminal is as it was.
-func TestUnlockIsEnded(t *testing.T) {
+// serveUnanswered serves a daemon that asks for a passphrase, and says when the call in
+// which it did has ended.
+func serveUnanswered(t *testing.T) (*script, <-chan bool) {
+	t.Helper()
 	gone := make(chan bool, 1)
 	s := serve(t, &script{unlock: func(stream unlockStream) error {
 		if _, err := stream.Recv(); err != nil {
@@ -150,6 +152,12 @@ func TestUnlockIsEnded(t *testing.T) {
 		gone <- true
 		return err
 	}})
+	return s, gone
+}
+
+// A person who does not answer ends the call, and the terminal is as it was.
+func TestUnlockIsEnded(t *testing.T) {
+	s, gone := serveUnanswered(t)
 	for _, test := range []struct {
 		types string
 		exit  int
@@ -393,18 +401,7 @@ func TestUnlockAsksByAskpass(t *testing.T) {
 
 // The program that asks ends with tokenctl.
 func TestAskpassIsEnded(t *testing.T) {
-	gone := make(chan bool, 1)
-	s := serve(t, &script{unlock: func(stream unlockStream) error {
-		if _, err := stream.Recv(); err != nil {
-			return err
-		}
-		if err := stream.Send(&tokendv1.UnlockResponse{Event: &tokendv1.UnlockResponse_Prompt{Prompt: &tokendv1.Prompt{Ask: askSecretKind, Message: "passphrase"}}}); err != nil {
-			return err
-		}
-		_, err := stream.Recv()
-		gone <- true
-		return err
-	}})
+	s, gone := serveUnanswered(t)
 	up, ended := s.fifo(t, "up"), filepath.Join(s.dir, "ended")
 	program := s.write(t, "askpass", "#!/bin/sh\ntrap 'echo yes > "+ended+"; exit 1' TERM\necho up > "+up+"\nwhile :; do sleep 0.05; done\n")
 	cmd := s.command(t, []string{"TOKEND_ASKPASS=" + program}, "unlock")

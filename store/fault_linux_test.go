@@ -26,7 +26,8 @@ func (f *faultStore) change(t *testing.T, change string, straceArgs ...string) (
 	log := filepath.Join(t.TempDir(), "trace")
 	args := append([]string{"-f", "-y", "-qq", "-o", log}, straceArgs...)
 	cmd := exec.Command("strace", append(args, binary)...)
-	cmd.Env = append(os.Environ(), "STORE_TEST_CHANGE="+change, "STORE_TEST_DIR="+f.dir, "STORE_TEST_IDENTITY="+f.identity)
+	// A binary with the race detector takes a second to end, unless told not to.
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "STORE_TEST_CHANGE="+change, "STORE_TEST_DIR="+f.dir, "STORE_TEST_IDENTITY="+f.identity)
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -134,11 +134,13 @@ func (a *app) converse(ctx context.Context, p *person, method string, start any,
 	defer cancel()
 	unanswered := false // a question that a person was asked
 	defer func() {
+		// The connection may notice the deadline before ctx does.
+		late := errors.Is(err, context.DeadlineExceeded) || errors.Is(ctx.Err(), context.DeadlineExceeded)
 		switch {
-		case err == nil || ctx.Err() == nil:
-		case unanswered && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		case err == nil:
+		case unanswered && late:
 			err = &problem{Exit: exitDenied, Message: fmt.Sprintf("nobody answered the question within %v: nothing was changed", personTime)}
-		default:
+		case ctx.Err() != nil:
 			err = ctx.Err() // whatever failed because of it
 		}
 	}()

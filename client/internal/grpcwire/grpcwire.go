@@ -77,7 +77,9 @@ func Unary(ctx context.Context, c net.Conn, method string, md []Header, request 
 // cause puts ctx's error in the place of what it led to: a closed connection, an expired deadline, a call that the
 // server cancelled because its time was up. What a server had said before that stands.
 func cause(ctx context.Context, err error) error {
-	if s, ok := err.(*Status); err == io.EOF || ok && s.Code != cancelled {
+	s, ok := err.(*Status)
+	outOfTime := ok && (s.Code == cancelled || s.Code == deadlineExceeded && s.Details == nil)
+	if err == io.EOF || ok && !outOfTime {
 		return err
 	}
 	if ctx.Err() != nil {

@@ -1042,6 +1042,10 @@ func TestServerEndsCancelledCall(t *testing.T) {
 	}{
 		{"reset", func(p peer) { p.WriteRSTStream(1, http2.ErrCodeCancel) }, errors.New("waiting for the server: context canceled")},
 		{"status", func(p peer) { p.headers(true, ":status", "200", "grpc-status", "1") }, errors.New("waiting for the server: context canceled")},
+		{"status of its deadline", func(p peer) { p.headers(true, ":status", "200", "grpc-status", "4") }, errors.New("waiting for the server: context canceled")},
+		{"deadline of another", func(p peer) {
+			p.headers(true, ":status", "200", "grpc-status", "4", "grpc-status-details-bin", "CAQ")
+		}, &grpcwire.Status{Code: 4, Details: []byte("\x08\x04")}},
 		{"refusal", func(p peer) { p.headers(true, ":status", "200", "grpc-status", "5") }, statusError(5, "")},
 		{"answer", func(p peer) { p.answer("token") }, nil},
 	} {

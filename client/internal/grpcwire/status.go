@@ -11,6 +11,7 @@ import (
 const (
 	cancelled         = 1
 	unknown           = 2
+	deadlineExceeded  = 4
 	permissionDenied  = 7
 	resourceExhausted = 8
 	unimplemented     = 12

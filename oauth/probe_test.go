@@ -174,12 +174,7 @@ func TestProbeThroughAnHTTPSProxy(t *testing.T) {
 
 func TestProbeFailures(t *testing.T) {
 	ca := newAuthority()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	l.Close()
+	closed := refusing(t)
 	otherHost := newServer(t, ca.server(t, "as.example", tomorrow()), func(string) string { return ok("{}") })
 	expired := newServer(t, ca.server(t, "127.0.0.1", time.Now().Add(-time.Hour)), func(string) string { return ok("{}") })
 	odd := newServer(t, ca.server(t, "*.\x1b[2J.example", tomorrow()), func(string) string { return ok("{}") })

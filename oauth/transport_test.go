@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,14 +133,28 @@ func TestAnswersToAHelloThatAreNone(t *testing.T) {
 	}
 }
 
-func TestNetworkFailures(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// refusing returns an address that is bound, and not listened to: nobody else gets
+// it during the test.
+func refusing(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed := l.Addr().String()
-	l.Close()
-	l, err = net.Listen("tcp", "127.0.0.1:0")
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint("127.0.0.1:", bound.(*syscall.SockaddrInet4).Port)
+}
+
+func TestNetworkFailures(t *testing.T) {
+	closed := refusing(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,12 +394,7 @@ func TestThroughASOCKSProxy(t *testing.T) {
 
 func TestProxyFailures(t *testing.T) {
 	s, c := secure(t, newAuthority().server(t, "127.0.0.1", tomorrow()), "")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	l.Close()
+	closed := refusing(t)
 	answering := func(answer string) string { return newProxy(t, nil, answer).addr }
 	for addr, want := range map[string]string{
 		answering("HTTP/1.1 407 \x1b[2J proxypassword\r\nProxy-Authenticate: Basic\r\n\r\n"): "it wants a user name and password (HTTP 407)",

@@ -48,7 +48,7 @@ unit:
 e2e: build
 	go test -parallel 4 -timeout 12m -skip '$(TIMED)' ./test
 
-TIMED := ^(TestSocketAbuse.*|TestProviderFaults|TestKeyringFails|TestIdentityInTheKeyring|TestWrongPassphrasesSlowNobody)$$
+TIMED := ^(TestSocketAbuse.*|TestProviderFaults|TestKeyringFails|TestIdentityInTheKeyring|TestSoak|TestWrongPassphrasesSlowNobody)$$
 timed: build
 	go test -timeout 5m -run '$(TIMED)' ./test
 

@@ -1,6 +1,6 @@
 # Everything here works on a fresh clone. What a target needs and the machine
-# lacks, `make deps` installs: as root or by sudo with the system's packages,
-# the rest into .tools and node_modules.
+# lacks, `make deps` installs: as root or by sudo with the system's packages, the rest
+# into node_modules. `make tools` builds into .tools what checks and generates code.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 PREFIX  ?= $(HOME)/.local
@@ -14,7 +14,7 @@ BUF     := tools/node_modules/.bin/buf
 GOBUILD := CGO_ENABLED=0 GOEXPERIMENT=runtimesecret go build -trimpath -buildvcs=false -tags grpcnotrace,nethttpomithttp2 \
 	-ldflags '-s -w -X main.version=$(VERSION) -X runtime.godebugDefault=clobberfree=1'
 
-.PHONY: build install demo test checks unit timed e2e fuzz fuzz-short lint proto landed bench soak deps clean
+.PHONY: build install demo test checks unit timed e2e fuzz fuzz-short lint proto landed bench soak deps tools clean
 
 BIN ?= bin
 build:
@@ -62,7 +62,7 @@ fuzz:
 fuzz-short:
 	@sh test/fuzz.sh 100x new
 
-lint: deps
+lint: deps tools
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt these:'; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go vet ./...
 	GOOS=darwin GOARCH=arm64 go vet ./...
@@ -77,7 +77,7 @@ lint: deps
 	for f in $$(cd "$$tmp" && find proto client -name '*.go'); do \
 		cmp "$$tmp/$$f" "$$f" || { echo "generated code is not that of proto/: run make proto"; exit 1; }; done
 
-proto: deps
+proto: deps tools
 	PATH=$(TOOLS):$$PATH $(BUF) format -w
 	PATH=$(TOOLS):$$PATH $(BUF) generate
 
@@ -99,7 +99,10 @@ soak: build deps
 	go run ./test/soak -for $(SOAK)
 
 deps:
-	@sh test/deps.sh '$(TOOLS)'
+	@sh test/deps.sh
+
+tools:
+	@sh test/tools.sh '$(TOOLS)'
 
 clean:
 	rm -rf bin .tools

@@ -1,9 +1,8 @@
 #!/bin/sh
-# deps.sh TOOLS - what `make test` needs and this machine lacks: the system's
-# packages as root or by sudo, the rest into TOOLS and node_modules folders.
+# deps.sh - what `make test` needs and this machine lacks: the system's packages as
+# root or by sudo, the rest into node_modules folders.
 # What it may not install it names, with the line to run, and fails.
 set -eu
-tools=$1
 cd "$(dirname "$0")/.."
 
 missing=
@@ -64,16 +63,3 @@ for dir in tools test/world test/conformance examples/editor; do
 		touch "$dir/node_modules/.package-lock.json"
 	fi
 done
-
-mkdir -p "$tools"
-tool() { # tool NAME MODULE@VERSION
-	stamp="$tools/.$1-${2##*@}"
-	if [ ! -e "$stamp" ]; then
-		echo "building $2"
-		GOBIN="$tools" go install "$2"
-		touch "$stamp"
-	fi
-}
-tool protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
-tool protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

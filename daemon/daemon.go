@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -130,7 +131,7 @@ type Daemon struct {
 }
 
 // New opens the stores and the identity as far as they can be opened. A store
-// that cannot is each call's error, not New's.
+// that cannot is each call's error, not New's. Serve stops what New starts.
 func New(s *settings.Settings, version string, protections func() []harden.Protection, log *slog.Logger) *Daemon {
 	d := &Daemon{
 		settings:    s,
@@ -156,6 +157,11 @@ func New(s *settings.Settings, version string, protections func() []harden.Prote
 		grpc.MaxHeaderListSize(8<<10),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(prefaceTime),
+		// Requests are small, and memory that is freed is overwritten: eight times as
+		// much of it is grpc's own idea.
+		grpc.ReadBufferSize(4<<10),
+		// Stacks that have grown for a call stay for the next ones.
+		grpc.NumStreamWorkers(2*uint32(runtime.GOMAXPROCS(0))),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTime}),
 		grpc.InTapHandle(d.tapped),
 		grpc.ForceServerCodecV2(wire{encoding.GetCodecV2("proto")}),

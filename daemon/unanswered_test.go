@@ -78,7 +78,9 @@ func newQuiet(t *testing.T, make func(dir string)) *Daemon {
 		}
 	}
 	make(s.Get(settings.Dir))
-	return New(s, "test", nil, slog.New(slog.DiscardHandler))
+	d := New(s, "test", nil, slog.New(slog.DiscardHandler))
+	t.Cleanup(d.server.Stop)
+	return d
 }
 
 // Who does not answer holds up nobody for longer than a person takes.

@@ -22,6 +22,9 @@ const (
 	readOwing = 1 << 10 // bytes
 )
 
+// costOf is what n bytes cost that have been read at once.
+func costOf(n int) time.Duration { return readCost * time.Duration(1+(n-1)>>12) }
+
 // debt is what a process owes.
 type debt struct {
 	mu   sync.Mutex

@@ -166,3 +166,12 @@ func TestWhoOwesWaits(t *testing.T) {
 		c.Close()
 	}
 }
+
+// grpc reads at most 4 KiB at a time, which is not to cost more than it says.
+func TestCostOf(t *testing.T) {
+	for n, times := range map[int]time.Duration{1: 1, 4<<10 - 1: 1, 4 << 10: 1, 4<<10 + 1: 2, 32 << 10: 8} {
+		if got := costOf(n); got != times*readCost {
+			t.Errorf("%d bytes: %v, want %v", n, got, times*readCost)
+		}
+	}
+}

@@ -292,7 +292,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		return n, err
 	}
 	for {
-		wait := c.process.debt.tryOwe(readCost * time.Duration(1+n>>12))
+		wait := c.process.debt.tryOwe(costOf(n))
 		if wait == 0 {
 			return n, nil
 		}

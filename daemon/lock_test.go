@@ -3,8 +3,6 @@ package daemon_test
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -16,11 +14,11 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"tokend/daemon"
 	"tokend/internal/settings"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
@@ -37,20 +35,9 @@ func byPassphrase() *tokendv1.IdentityProtection {
 // most tests are about.
 func bySSH(t *testing.T) (*tokendv1.IdentityProtection, string) {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	public, private := daemon.NewSSHKey(t)
 	return &tokendv1.IdentityProtection{Kind: &tokendv1.IdentityProtection_Ssh_{
-		Ssh: &tokendv1.IdentityProtection_Ssh{PublicKey: string(ssh.MarshalAuthorizedKey(key))}}}, string(pem.EncodeToMemory(block))
+		Ssh: &tokendv1.IdentityProtection_Ssh{PublicKey: public}}}, private
 }
 
 func byNothing() *tokendv1.IdentityProtection {

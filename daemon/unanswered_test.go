@@ -83,6 +83,24 @@ func newQuiet(t *testing.T, make func(dir string)) *Daemon {
 	return d
 }
 
+// NewSSHKey makes an SSH key, as ssh-keygen writes it.
+func NewSSHKey(t *testing.T) (public, private string) {
+	t.Helper()
+	pub, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(priv, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(ssh.MarshalAuthorizedKey(key)), string(pem.EncodeToMemory(block))
+}
+
 // Who does not answer holds up nobody for longer than a person takes.
 func TestNobodyAnswers(t *testing.T) {
 	byPassphrase := &tokendv1.IdentityProtection{Kind: &tokendv1.IdentityProtection_Passphrase_{Passphrase: &tokendv1.IdentityProtection_Passphrase{}}}
@@ -122,21 +140,10 @@ func TestNobodyAnswers(t *testing.T) {
 		})
 	})
 	t.Run("unlock", func(t *testing.T) {
-		public, private, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		key, err := ssh.NewPublicKey(public)
-		if err != nil {
-			t.Fatal(err)
-		}
-		block, err := ssh.MarshalPrivateKey(private, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		d := newQuiet(t, identity(store.Protection{Kind: store.SSH, PublicKey: string(ssh.MarshalAuthorizedKey(key))},
+		public, private := NewSSHKey(t)
+		d := newQuiet(t, identity(store.Protection{Kind: store.SSH, PublicKey: public},
 			store.Means{Wrapper: store.InProcess{}, Ask: func(context.Context, store.Prompt) (store.Answer, error) {
-				return store.Answer{Secret: pem.EncodeToMemory(block)}, nil
+				return store.Answer{Secret: []byte(private)}, nil
 			}}))
 		synctest.Test(t, func(t *testing.T) {
 			call := newSilent[tokendv1.UnlockRequest, tokendv1.UnlockResponse](t, &tokendv1.UnlockRequest{

@@ -74,7 +74,7 @@ func OpenKeyring(dir string, items Items) (*Keyring, error) {
 
 // changeTime is how long one change waits for another. It is as long as a keyring
 // that hangs is waited for.
-const changeTime = 2500 * time.Millisecond
+const changeTime = 2 * time.Second
 
 // change begins a change; end it by what it returns.
 func (k *Keyring) change(ctx context.Context) (end func(), err error) {

@@ -66,9 +66,9 @@ func (p Process) Delete(ctx context.Context, account string) error {
 	return err
 }
 
-// keyringPatience leaves half a second of the 3 s within which a caller is to
-// know that the keyring does not answer.
-const keyringPatience = 2500 * time.Millisecond
+// keyringPatience leaves a second of the 3 s within which a caller is to know that
+// the keyring does not answer, for machines that have much else to do.
+const keyringPatience = 2 * time.Second
 
 // keyringTurn is held while a child talks to the keyring: gnome-keyring writes
 // all of its file anew for each item, and one that hangs is to be asked by one

@@ -429,8 +429,8 @@ func TestFrozenKeyring(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	for text := range said {
-		if text != "reading from the keyring: no answer within 2.5s; it may be waiting for somebody to unlock it, or hang" &&
-			text != "reading from the keyring: it has been busy with another call for 2.5s" {
+		if text != "reading from the keyring: no answer within 2s; it may be waiting for somebody to unlock it, or hang" &&
+			text != "reading from the keyring: it has been busy with another call for 2s" {
 			t.Errorf("error = %s", text)
 		}
 	}
@@ -507,7 +507,7 @@ func TestKeyringStore(t *testing.T) {
 	}()
 	_, _, getErr := k.Get(ctx, "dev/network")
 	for _, err := range []error{<-putErrs, getErr} {
-		if err == nil || !strings.Contains(err.Error(), "within 2.5s") && !strings.Contains(err.Error(), "busy with another call") {
+		if err == nil || !strings.Contains(err.Error(), "within 2s") && !strings.Contains(err.Error(), "busy with another call") {
 			t.Errorf("with a keyring that hangs: %v", err)
 		}
 	}

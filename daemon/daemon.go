@@ -48,7 +48,7 @@ const (
 	// streamTime bounds calls with a person in them, coffee break included.
 	streamTime = 10 * time.Minute
 	// answerTime is kept of a caller's deadline for the answer's way back.
-	answerTime = 200 * time.Millisecond
+	answerTime = 500 * time.Millisecond
 	// relookTime leaves those who were ended by a lock the time to let go of what they
 	// hold.
 	relookTime = 20 * time.Millisecond

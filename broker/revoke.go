@@ -40,13 +40,17 @@ func (b *Broker) Revoke(ctx context.Context, name string) (Revoked, error) {
 type ending struct {
 	tell    []revocation // to servers; they are kept until that is done
 	damaged bool         // the record could not be read
+	unread  error        // why the text could not be
 }
 
 // finish tells servers what has been ended here.
 func (b *Broker) finish(ctx context.Context, name string, e ending) Revoked {
 	result := Revoked{Profile: name}
-	if e.damaged {
+	switch {
+	case e.damaged:
 		result.Problem = "the session's record could not be read: what was in it lives on"
+	case e.unread != nil:
+		result.Problem = "a refresh token that its text may have lives on: " + e.unread.Error()
 	}
 	if len(e.tell) == 0 {
 		return result
@@ -60,27 +64,35 @@ func (b *Broker) finish(ctx context.Context, name string, e ending) Revoked {
 }
 
 // refreshTokenOf is the OAUTH2_REFRESH_TOKEN that stands in a profile's text. What
-// a command would say is not waited for.
-func (b *Broker) refreshTokenOf(ctx context.Context, name string) string {
+// a command would say is not waited for. A text that cannot be read at all has none;
+// one that a keyring does not give now may have.
+func (b *Broker) refreshTokenOf(ctx context.Context, name string) (string, error) {
 	k, err := b.textNow(ctx, name)
 	if err != nil {
-		return ""
+		return "", nil
 	}
 	text, err := b.read(ctx, k)
 	if err != nil {
-		return ""
+		if errors.As(err, new(*store.KeyringError)) {
+			return "", err
+		}
+		return "", nil
 	}
 	p, err := text.Profile(nil)
 	if err != nil {
-		return ""
+		return "", nil
 	}
-	return p.RefreshToken.Reveal()
+	return p.RefreshToken.Reveal(), nil
 }
 
 // end ends a profile's tokens here, durably, and waits for no server. Only who has
-// named the profile ends a record that cannot be read.
+// named the profile ends a record that cannot be read; who has can ask again once the
+// keyring gives the text.
 func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, err error) {
-	given := b.refreshTokenOf(ctx, name)
+	given, err := b.refreshTokenOf(ctx, name)
+	if e.unread = err; err != nil && named {
+		return e, err
+	}
 	release, err := b.turns.take(ctx, name)
 	if err != nil {
 		return e, err

@@ -387,6 +387,40 @@ func TestRevokeWhileACommandFails(t *testing.T) {
 	}
 }
 
+// hungKeyring is a store of texts that gives none for now.
+type hungKeyring struct{ store.Store }
+
+func (hungKeyring) Get(context.Context, string) ([]byte, store.Version, error) {
+	return nil, "", &store.KeyringError{Cause: store.KeyringFailed, Err: errors.New("no answer")}
+}
+
+// Without the text it is not known which refresh token of it is to be used no more.
+// Who has named the profile can ask again; where all is to end, all is ended that can
+// be.
+func TestRevokeWithoutTheText(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, client(nil))
+	h.put(t, "dev/network", h.interactive())
+	h.login(t, "dev/network")
+	h.Close()
+	c := h.config()
+	c.Profiles = hungKeyring{c.Profiles}
+	h.Broker = broker.New(c)
+	if _, err := h.Revoke(t.Context(), "dev/network"); !errors.As(err, new(*store.KeyringError)) {
+		t.Errorf("error is %v", err)
+	}
+	if h.record(t, "dev/network")["refresh_token"] == nil {
+		t.Error("the session has ended")
+	}
+	all, err := h.RevokeAll(t.Context())
+	if err != nil || len(all) != 1 || !strings.Contains(all[0].Problem, "a refresh token that its text may have") {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if h.record(t, "dev/network")["refresh_token"] != nil {
+		t.Error("the session has not ended")
+	}
+}
+
 // The endpoint need not have been known when the session began.
 func TestRevokeFindsTheEndpoint(t *testing.T) {
 	t.Parallel()

@@ -72,22 +72,27 @@ func OpenKeyring(dir string, items Items) (*Keyring, error) {
 	return &Keyring{file: file, items: items, changing: make(chan struct{}, 1)}, nil
 }
 
-// changeTime is how long one change waits for another. It is as long as a keyring
-// that hangs is waited for.
-const changeTime = 2 * time.Second
+// changeTime is how long one change may take, with the wait for others: a caller is to
+// know within 3 s that the keyring does not answer.
+const changeTime = 2500 * time.Millisecond
 
-// change begins a change; end it by what it returns.
-func (k *Keyring) change(ctx context.Context) (end func(), err error) {
-	patience := time.NewTimer(changeTime)
-	defer patience.Stop()
+var errChangeTime = &KeyringError{Cause: KeyringFailed, Err: fmt.Errorf("the keyring, and what others are writing there, took longer than %v", changeTime)}
+
+// change does one change at a time.
+func (k *Keyring) change(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, changeTime, errChangeTime)
+	defer cancel()
 	select {
 	case k.changing <- struct{}{}:
-		return func() { <-k.changing }, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-patience.C:
-		return nil, errors.New("the keyring is busy with another change")
+		return context.Cause(ctx)
 	}
+	defer func() { <-k.changing }()
+	err := do(ctx)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // Unlock lets the index be read and written with id. Whether that can be done is
@@ -172,12 +177,11 @@ func (k *Keyring) Put(ctx context.Context, name string, data []byte, replaces Ve
 	if err := CheckName(name); err != nil {
 		return "", err
 	}
-	end, err := k.change(ctx)
-	if err != nil {
-		return "", fmt.Errorf("writing %q: %w", name, err)
-	}
-	defer end()
-	version, err := k.put(ctx, name, data, replaces)
+	var version Version
+	err := k.change(ctx, func(ctx context.Context) (err error) {
+		version, err = k.put(ctx, name, data, replaces)
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("writing %q: %w", name, err)
 	}
@@ -244,12 +248,8 @@ func (k *Keyring) Delete(ctx context.Context, name string, version Version) erro
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	end, err := k.change(ctx)
+	err := k.change(ctx, func(ctx context.Context) error { return k.delete(ctx, name, version) })
 	if err != nil {
-		return fmt.Errorf("deleting %q: %w", name, err)
-	}
-	defer end()
-	if err := k.delete(ctx, name, version); err != nil {
 		return fmt.Errorf("deleting %q: %w", name, err)
 	}
 	return nil

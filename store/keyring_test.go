@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
@@ -289,6 +291,61 @@ func TestKeyringLockDuringPut(t *testing.T) {
 	}
 	k.Unlock(id)
 	wantSecret(t, k, "x", "y", mustStat(t, k, "x"))
+}
+
+// However many wait for a keyring that hangs, each knows within the 2.5 s that it has,
+// its turn included. What hung is cleaned up once the keyring is back.
+func TestKeyringChangeTime(t *testing.T) {
+	id, dir, items := freshIdentity(t), t.TempDir(), newItems()
+	there := mustPut(t, openKeyring(t, dir, items, id), "there", "x", "")
+	synctest.Test(t, func(t *testing.T) {
+		k := openKeyring(t, dir, hungItems{items}, id)
+		var callers sync.WaitGroup
+		call := func(what string, change func() error) {
+			time.Sleep(100 * time.Millisecond)
+			callers.Go(func() {
+				began := time.Now()
+				err := change()
+				if e := (*KeyringError)(nil); !errors.As(err, &e) || e.Cause != KeyringFailed || !strings.Contains(err.Error(), "took longer than 2.5s") {
+					t.Errorf("%s: %v", what, err)
+				}
+				if took := time.Since(began); took > 2500*time.Millisecond {
+					t.Errorf("%s took %v", what, took)
+				}
+			})
+		}
+		put := func() error { _, err := k.Put(t.Context(), "x", []byte("y"), ""); return err }
+		call("put", put)
+		call("delete", func() error { return k.Delete(t.Context(), "there", there) })
+		call("another put", put)
+		callers.Wait()
+
+		// Who gives up earlier is told of that, not of the keyring.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := k.Put(ctx, "x", []byte("y"), ""); !errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(*KeyringError)) {
+			t.Errorf("with a deadline of the caller's: %v", err)
+		}
+	})
+	k := openKeyring(t, dir, items, id)
+	mustPut(t, k, "x", "y", "")
+	wantSecret(t, k, "there", "x", there)
+	if len(items.items) != 3 { // and the store's marker
+		t.Errorf("items: %v", slices.Collect(maps.Keys(items.items)))
+	}
+}
+
+// hungItems is a keyring that does not answer.
+type hungItems struct{ Items }
+
+func (hungItems) Get(ctx context.Context, _ string) ([]byte, error) {
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+func (hungItems) Set(ctx context.Context, _ string, _ []byte) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
 }
 
 // slowItems is a keyring whose first Set takes its time.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -126,11 +127,30 @@ func (h *home) wantKeyringError(t *testing.T, says string) {
 	h.wantNoWorkers(t)
 }
 
+// wantAllKeyringErrors wants commands that are run at once to fail within 3 s each.
+func (h *home) wantAllKeyringErrors(t *testing.T, stdin string, commands ...string) {
+	t.Helper()
+	began := time.Now()
+	var running sync.WaitGroup
+	for _, line := range commands {
+		cmd := h.command(append([]string{filepath.Join(h.bin, "tokenctl")}, strings.Fields(line)...)...)
+		cmd.Stdin = strings.NewReader(stdin)
+		running.Go(func() {
+			r := finish(t, cmd)
+			if took := time.Since(began); r.code != 75 || took > 3*time.Second {
+				t.Errorf("%s, after %v: %v, want status 75", line, took, r)
+			}
+		})
+	}
+	running.Wait()
+	h.wantNoWorkers(t)
+}
+
 // A keyring that is locked, whose prompt is dismissed, that hangs, or that is
 // not there is an error in time. Nothing else is slowed, and once it is back all
 // is well.
 func TestKeyringFails(t *testing.T) {
-	h, session, _ := keyringHome(t)
+	h, session, server := keyringHome(t)
 	const locked = "the keyring is locked, and its prompt was dismissed or could not be shown"
 	session.Lock(t)
 	h.wantKeyringError(t, locked)
@@ -145,6 +165,8 @@ func TestKeyringFails(t *testing.T) {
 	h.must(t, "", "show", "dev/network")
 	session.Freeze(t)
 	h.wantKeyringError(t, "no answer within 2s")
+	h.wantAllKeyringErrors(t, profileOf(server, authserver.Client{ID: "c", Secret: "s3cret"}),
+		"show dev/network", "rm --yes dev/network", "revoke dev/network", "mv dev/network other", "add other", "add another")
 	session.Thaw(t)
 	h.must(t, "", "show", "dev/network")
 	h.get(t, "--force", "dev/network")
@@ -235,7 +257,7 @@ func TestIdentityInTheKeyring(t *testing.T) {
 
 	session.Freeze(t)
 	h.must(t, "", "daemon", "restart")
-	if got := h.locked(t); got.State != "locked" || !strings.HasPrefix(got.LockReason, "the keyring did not give the identity: ") || !strings.Contains(got.LockReason, "no answer within 2s") {
+	if got := h.locked(t); got.State != "locked" || !strings.HasPrefix(got.LockReason, "the keyring did not give the identity: ") || !strings.Contains(got.LockReason, "no answer within 3s") {
 		t.Errorf("while the keyring hangs: %+v", got)
 	}
 	began = time.Now()

@@ -31,7 +31,7 @@ type admin struct {
 
 func (s *admin) GetStatus(ctx context.Context, _ *tokendv1.GetStatusRequest) (*tokendv1.GetStatusResponse, error) {
 	d := s.d
-	d.lockIfDue() // as every other call heeds it, whether or not a timer has fired
+	d.lockIfDue() // calls for tokens heed it already, whether or not a timer has fired
 	resp := &tokendv1.GetStatusResponse{
 		State:        tokendv1.GetStatusResponse_STATE_UNLOCKED,
 		Pid:          int64(os.Getpid()),

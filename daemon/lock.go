@@ -29,6 +29,10 @@ import (
 // maxUnlocking is how many people can be asked at a time: each has a process.
 const maxUnlocking = 8
 
+// startPatience is how long the keyring may take to give the identity at the start,
+// where it may be only starting, too.
+const startPatience = 3 * time.Second
+
 // keyringPatience is how long a person has for a prompt of the keyring's own.
 const keyringPatience = time.Minute
 
@@ -106,6 +110,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	d.lockIfDue()
 	d.mu.Lock()
 	d.problem = d.openStores()
 	problem, was := d.problem, d.openState
@@ -182,7 +187,11 @@ func (d *Daemon) look(ctx context.Context, was openState) (now identityNow, err 
 		now.why = "it has not been unlocked yet"
 		return now, nil
 	}
-	now.id, err = now.file.Open(ctx, store.Means{Wrapper: d.worker, Items: d.worker, Ask: nobody})
+	keyring := d.worker
+	if !known {
+		keyring.Patience = startPatience
+	}
+	now.id, err = now.file.Open(ctx, store.Means{Wrapper: d.worker, Items: keyring, Ask: nobody})
 	if err != nil && kind == store.InKeyring {
 		d.log.Warn("the identity stays locked", "err", err)
 		now.why = "the keyring did not give the identity: " + err.Error()
@@ -203,10 +212,16 @@ func (d *Daemon) settle(was openState, now identityNow) {
 	case now.why != "":
 		d.forget(now.why)
 	case now.id != nil && !meanwhile:
-		if d.identity != nil && d.identity.Recipient() != now.id.Recipient() {
+		same := d.identity != nil && d.identity.Recipient() == now.id.Recipient()
+		if d.identity != nil && !same {
 			d.forget("the identity is another one")
 		}
+		at, used := d.lock.at, d.used.Load()
 		d.unlock(now.id)
+		if same { // that it was read again is no use of it, and keeps it open no longer
+			d.lock.at = at
+			d.used.Store(used)
+		}
 	}
 }
 
@@ -262,11 +277,16 @@ func (d *Daemon) lockNow(why string) (was bool) {
 	}
 	d.mu.Unlock()
 	if !was {
-		harden.Wipe()
-		d.wipe.Store(true) // watchers let go of what they hold a moment later
-		offer(d.relook, struct{}{})
+		d.forgotten()
 	}
 	return was
+}
+
+// forgotten wipes what forget has let go of, once mu is not held any more.
+func (d *Daemon) forgotten() {
+	harden.Wipe()
+	d.wipe.Store(true) // watchers let go of what they hold a moment later
+	offer(d.relook, struct{}{})
 }
 
 // tell tells watchers, of health and of tokens, whether tokens can be had. The
@@ -383,17 +403,20 @@ func (d *Daemon) lockIn() (in time.Duration, ever bool) {
 
 // lockIfDue locks if it is time, and says when to look again at the latest.
 func (d *Daemon) lockIfDue() time.Duration {
-	d.mu.RLock()
+	d.mu.Lock()
 	in, ever := d.lockIn()
-	why := d.whyDue()
-	d.mu.RUnlock()
+	due := ever && in <= 0
+	if due {
+		d.forget(d.whyDue())
+		d.tell()
+	}
+	d.mu.Unlock()
 	switch {
-	case !ever:
-		return checkEvery
-	case in > 0:
+	case due:
+		d.forgotten()
+	case ever:
 		return in
 	}
-	d.lockNow(why)
 	return checkEvery
 }
 
@@ -449,6 +472,7 @@ func (s *admin) Lock(ctx context.Context, _ *tokendv1.LockRequest) (*tokendv1.Lo
 		return nil, failure(tokendv1.Reason_REASON_NOT_INITIALIZED, "no identity yet")
 	}
 	resp := &tokendv1.LockResponse{Unprotected: file.Protection.Kind == store.Bare}
+	d.lockIfDue()
 	resp.WasLocked = d.lockNow("asked to by " + caller(ctx))
 	d.mu.RLock()
 	defer d.mu.RUnlock()

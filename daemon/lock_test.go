@@ -517,6 +517,19 @@ func TestLockTimes(t *testing.T) {
 		t.Fatalf("%v, %v", done, err)
 	}
 	w.mustGet(t, "a")
+	// To read the identity's file again puts nothing off.
+	at := func() time.Time {
+		st, err := w.daemon.GetStatus(t.Context(), &tokendv1.GetStatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.GetLocksAt().AsTime()
+	}
+	before := at()
+	w.reload(t)
+	if now := at(); now.Sub(before).Abs() > time.Second {
+		t.Errorf("it was to lock at %v, and after reload at %v", before, now)
+	}
 	// Another time takes its place, also when it is open.
 	if _, _, err := w.unlock(t, &tokendv1.UnlockRequest_Start{LockAfter: durationpb.New(100 * time.Millisecond)}); err != nil {
 		t.Fatal(err)

@@ -29,8 +29,8 @@ type Process struct {
 	Plugins []string
 
 	// Patience is how long the keyring may take, where a person is there to
-	// answer the prompt that it may show. Less than what it has anyway, just
-	// under 3 s, changes nothing.
+	// answer the prompt that it may show, or where it may be starting. Less than
+	// the 2 s that it has anyway changes nothing.
 	Patience time.Duration
 }
 

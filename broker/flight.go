@@ -9,7 +9,7 @@ import (
 	"tokend/internal/harden"
 )
 
-// group runs one call a key at a time and gives its result to all who asked
+// group runs one call a key and owner at a time and gives its result to all who asked
 // meanwhile. The call belongs to nobody in particular: it has a context of its
 // own, so that a caller who goes away does not take the others' answer along.
 // The zero group is ready.

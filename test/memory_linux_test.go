@@ -347,15 +347,23 @@ func TestMemoryResidue(t *testing.T) {
 	}
 }
 
-// stay is somebody who keeps a connection on which tokens have come, and who watches
-// on it.
+// stay is two who keep a connection on which tokens have come. One of them watches on
+// it; the other hears nothing more.
 func stay(t *testing.T, h *home, secrets map[string][]string) {
 	t.Helper()
-	conn, err := grpc.NewClient("unix:"+h.status(t).Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
+	to := h.status(t).Socket
+	connect := func() *grpc.ClientConn {
+		conn, err := grpc.NewClient("unix:"+to, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	if _, err := tokendv1grpc.NewTokenServiceClient(connect()).GetToken(t.Context(), &tokendv1.GetTokenRequest{Profile: "person", Scopes: []string{"s0"}}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	conn := connect()
 	tokens := tokendv1grpc.NewTokenServiceClient(conn)
 	watch, err := tokens.WatchToken(t.Context(), &tokendv1.WatchTokenRequest{Tokens: []*tokendv1.WatchedToken{{Profile: "machine", Scopes: []string{"s1"}}, {Profile: "person", Scopes: []string{"s1"}}}})
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,6 +46,8 @@ const (
 	stopTime = 10 * time.Second
 	// streamTime bounds calls with a person in them, coffee break included.
 	streamTime = 10 * time.Minute
+	// stacks is how many goroutines wait for calls, beforehand.
+	stacks = 64
 	// answerTime is kept of a caller's deadline for the answer's way back.
 	answerTime = 500 * time.Millisecond
 	// relookTime leaves those who were ended by a lock the time to let go of what they
@@ -160,8 +161,9 @@ func New(s *settings.Settings, version string, protections func() []harden.Prote
 		// Requests are small, and memory that is freed is overwritten: eight times as
 		// much of it is grpc's own idea.
 		grpc.ReadBufferSize(4<<10),
-		// Stacks that have grown for a call stay for the next ones.
-		grpc.NumStreamWorkers(2*uint32(runtime.GOMAXPROCS(0))),
+		// Stacks that have grown for a call stay for the next ones. Whoever watches, or
+		// waits for a provider, keeps one; where all are kept, calls get new ones.
+		grpc.NumStreamWorkers(stacks),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTime}),
 		grpc.InTapHandle(d.tapped),
 		grpc.ForceServerCodecV2(wire{encoding.GetCodecV2("proto")}),

@@ -579,11 +579,9 @@ func (u *unlockers) join(ctx context.Context, pid int) (_ context.Context, leave
 // unlocked notes that the file with that sum was opened, which has been locked since
 // then, and is to be locked after a time, if any. A nil id: it was open.
 func (d *Daemon) unlocked(sum [sha256.Size]byte, since time.Time, id *store.Identity, after time.Duration) (*tokendv1.UnlockResponse_Unlocked, error) {
+	d.lockIfDue()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.isDue() {
-		d.forget(d.whyDue())
-	}
 	resp := &tokendv1.UnlockResponse_Unlocked{WasUnlocked: d.identity != nil}
 	if d.identity == nil {
 		if id == nil || d.file == nil || d.fileSum != sum || !d.lock.since.Equal(since) {

@@ -59,6 +59,7 @@ func Browser(ctx context.Context, p *broker.Prepared, scopes []string, who Perso
 	if p.Client.DPoP != nil {
 		a.DPoPThumbprint = p.Client.DPoP.Key().Thumbprint()
 	}
+	l.sent = append(a.Secrets(), p.Client.Secret, p.Profile.Client.Secret, p.Profile.NextSecret)
 	l.serve()
 
 	t, err := func() (*oauth.Token, error) {

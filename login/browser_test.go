@@ -427,6 +427,31 @@ func TestBrowserRefused(t *testing.T) {
 	}
 }
 
+// What the server has been sent does not come back through the browser.
+func TestBrowserShowsNoSecret(t *testing.T) {
+	confidential := app
+	confidential.Auth, confidential.Secret = authserver.AuthBasic, secret
+	lines := []string{"CLIENT_SECRET=" + secret, "OAUTH2_PAR=on", "OAUTH2_EXTRA_API_KEY=a-key-of-the-api"}
+	for _, sent := range []string{secret, "the-next-of-them", "a-key-of-the-api"} {
+		s := authserver.Start(t, authserver.Config{Clients: []authserver.Client{confidential}})
+		s.AnyClient().Then(authserver.Answer{Endpoint: "authorize", Error: "invalid_client", Set: map[string]any{"error_description": "not with " + sent}})
+		p := prepare(t, s, lines...)
+		p.Profile.NextSecret = oauth.NewSecret("the-next-of-them")
+		l := begin(t, login.Browser, p)
+		visit(t, next[login.OpenURL](l).URL)
+		_, err := l.end()
+		var e *oauth.Error
+		if !errors.As(err, &e) || e.Code != "invalid_client" || e.Description == "" || strings.Contains(err.Error(), sent) {
+			t.Errorf("%v", err)
+		}
+	}
+
+	cb := oauth.Callback{Issuer: "https://" + secret + ".example"}
+	if err := cb.Check("https://as.example", true, oauth.NewSecret(secret)); err == nil || strings.Contains(err.Error(), secret) {
+		t.Errorf("another issuer: %v", err)
+	}
+}
+
 func TestNonce(t *testing.T) {
 	s := authserver.Start(t, authserver.Config{Clients: []authserver.Client{app}})
 	p := prepare(t, s)

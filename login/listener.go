@@ -35,6 +35,7 @@ type listener struct {
 	redirectURL       string
 	host, path, final string // what a request must say; final: where the page of the end is
 	state, issuer     string
+	sent              []oauth.Secret // what the server has, and must not show
 	issParameter      bool
 	sockets           []net.Listener
 	server            *http.Server
@@ -271,14 +272,14 @@ func (l *listener) accept(rawQuery string, r *http.Request) error {
 	if err != nil {
 		return errors.New("its query cannot be read")
 	}
-	cb, err := oauth.ParseCallback(query)
+	cb, err := oauth.ParseCallback(query, l.sent...)
 	if err != nil {
 		return err
 	}
 	if subtle.ConstantTimeCompare([]byte(cb.State), []byte(l.state)) == 0 {
 		return errors.New("its state is not that of this login")
 	}
-	if err := cb.Check(l.issuer, l.issParameter); err != nil {
+	if err := cb.Check(l.issuer, l.issParameter, l.sent...); err != nil {
 		return err
 	}
 	if r != nil && !ofThisUser(r) {

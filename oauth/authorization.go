@@ -84,6 +84,19 @@ func (a Authorization) String() string {
 	return a.URL + separator + p.Encode()
 }
 
+// Secrets are what of the request must not come back in a text of the server.
+func (a Authorization) Secrets() []Secret {
+	secrets := []Secret{NewSecret(a.State)}
+	for _, values := range a.Extra {
+		for _, v := range values {
+			if len(v) >= minExtra {
+				secrets = append(secrets, NewSecret(v))
+			}
+		}
+	}
+	return secrets
+}
+
 // NewVerifier makes a code_verifier of 256 random bits, which are 43 characters
 // (RFC 7636 section 4.1), and its S256 challenge.
 func NewVerifier() (verifier Secret, challenge string) {
@@ -115,13 +128,9 @@ func (c *Client) PushAuthorization(ctx context.Context, endpoint string, a Autho
 			f.set(name, v)
 		}
 	}
-	secrets := []string{a.State}
-	for _, values := range a.Extra {
-		for _, v := range values {
-			if len(v) >= minExtra {
-				secrets = append(secrets, v)
-			}
-		}
+	var secrets []string
+	for _, s := range a.Secrets() {
+		secrets = append(secrets, s.Reveal())
 	}
 	p, e := c.post(ctx, outgoing{endpoint: endpoint, doing: "leaving the authorization request with %s", form: f, secrets: secrets, proof: true})
 	if e != nil {
@@ -167,8 +176,9 @@ const opCallback = "reading the answer that came through the browser"
 // whichever it is, is an error (RFC 6749 section 3.1), and so is a callback with
 // both code and error or neither. Anybody on the machine can make a browser send
 // one, so an error here says nothing about the server. Every error is an
-// [*Error], and repeats nothing of the query.
-func ParseCallback(query url.Values) (Callback, error) {
+// [*Error], and repeats nothing of the query. What the server says is withheld where
+// it repeats what it was sent.
+func ParseCallback(query url.Values, sent ...Secret) (Callback, error) {
 	refuse := func(text string) (Callback, error) {
 		return Callback{}, &Error{Op: opCallback, Kind: Malformed, Err: errors.New(text)}
 	}
@@ -192,7 +202,7 @@ func ParseCallback(query url.Values) (Callback, error) {
 	if failure != "" {
 		members := map[string]any{"error": failure, "error_description": query.Get("error_description")}
 		cb.Err = &Error{Op: "asking for authorization", Kind: Refused}
-		cb.Err.Code, cb.Err.Description, _ = said(members, newEcho(cb.State))
+		cb.Err.Code, cb.Err.Description, _ = said(members, echoOf(slices.Concat(sent, []Secret{NewSecret(cb.State)})))
 		if cb.Err.Code == "temporarily_unavailable" || cb.Err.Code == "server_error" {
 			cb.Err.Kind = Temporary
 		}
@@ -203,13 +213,13 @@ func ParseCallback(query url.Values) (Callback, error) {
 // Check compares iss with the issuer that was asked, byte by byte (RFC 9207
 // section 2.4), also where the callback is an error. supported says that the
 // server promises iss ([Metadata.IssParameter]): then it must be there. An empty
-// issuer is not known, and there is nothing to compare.
-func (cb Callback) Check(issuer string, supported bool) error {
+// issuer is not known, and there is nothing to compare. sent is as for [ParseCallback].
+func (cb Callback) Check(issuer string, supported bool, sent ...Secret) error {
 	switch {
 	case cb.Issuer == "" && supported:
 		return &Error{Op: opCallback, Kind: Malformed, Err: errors.New("iss is missing, which this server promises (RFC 9207)")}
 	case cb.Issuer != "" && issuer != "" && cb.Issuer != issuer:
-		e := newEcho(cb.Code.Reveal(), cb.State)
+		e := echoOf(slices.Concat(sent, []Secret{cb.Code, NewSecret(cb.State)}))
 		return &Error{Op: opCallback, Kind: Malformed, Err: fmt.Errorf("it is of issuer %s, not of %s (RFC 9207)", e.clean(cb.Issuer), e.clean(issuer))}
 	}
 	return nil

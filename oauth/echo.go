@@ -30,6 +30,14 @@ func newEcho(secrets ...string) *echo {
 	return e
 }
 
+func echoOf(secrets []Secret) *echo {
+	e := newEcho()
+	for _, s := range secrets {
+		e.know(s.Reveal())
+	}
+	return e
+}
+
 func (e *echo) know(secrets ...string) {
 	for _, s := range secrets {
 		for _, plain := range slices.Compact([]string{s, url.QueryEscape(s)}) {

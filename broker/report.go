@@ -55,7 +55,7 @@ func (b *Broker) Report(ctx context.Context, name string, r Report) (Reported, e
 	if _, err := b.textNow(ctx, name); err != nil {
 		return Reported{}, err
 	}
-	result := r.judge()
+	result := r.judge(b.withholds(name, r.Fingerprint))
 	if result.Outcome == Evicted {
 		if saved := b.evict(name, r.Fingerprint, &result); !saved.IsZero() {
 			// Whether the caller waits for it or not.
@@ -78,8 +78,25 @@ func (b *Broker) holds(name, fp string) bool {
 	return slices.ContainsFunc(b.cachedOf(name), func(m *made) bool { return m.fingerprint() == fp })
 }
 
+// withholds says what of an API's words is not passed on: they may repeat the token
+// that it was sent, which is not known where it is not held any more.
+func (b *Broker) withholds(name, fp string) func(string) bool {
+	if !b.holds(name, fp) {
+		return func(string) bool { return true }
+	}
+	var secrets []oauth.Secret
+	for _, m := range b.cachedOf(name) {
+		secrets = append(secrets, m.access)
+	}
+	return func(said string) bool { return oauth.Repeats(said, secrets) }
+}
+
+// errorCodes are those that an API can give by RFC 6750 section 3.1, RFC 9449
+// sections 7.1 and 9, and RFC 9470 section 3.
+var errorCodes = []string{"invalid_request", "invalid_token", "insufficient_scope", "invalid_dpop_proof", "use_dpop_nonce", "insufficient_user_authentication"}
+
 // judge says what a refusal has to do with the token.
-func (r Report) judge() Reported {
+func (r Report) judge(withheld func(string) bool) Reported {
 	var code string
 	var scopes []string
 	ours, others := false, ""
@@ -93,8 +110,9 @@ func (r Report) judge() Reported {
 			code, scopes = e, strings.Fields(c.Params["scope"])
 		}
 	}
-	scopes = slices.DeleteFunc(scopes, func(s string) bool { return oauth.CheckScope(s) != nil })
-	if strings.ContainsFunc(code, func(c rune) bool { return c <= ' ' || c > '~' }) || len(code) > 64 {
+	scopes = slices.DeleteFunc(scopes, func(s string) bool { return oauth.CheckScope(s) != nil || withheld(s) })
+	unreadable := strings.ContainsFunc(code, func(c rune) bool { return c <= ' ' || c > '~' }) || len(code) > 64
+	if unreadable || code != "" && !slices.Contains(errorCodes, code) && withheld(code) {
 		code = "unreadable"
 	}
 	kept := func(format string, args ...any) Reported {
@@ -113,6 +131,8 @@ func (r Report) judge() Reported {
 		return kept("the API wants the user to log in again, or more strongly (%s, RFC 9470)", code)
 	case code != "invalid_token" && r.Status != 0 && r.Status != http.StatusUnauthorized:
 		return kept("HTTP %d says nothing against it", r.Status)
+	case !ours && others != "" && withheld(others):
+		return kept("the API asks for another authentication, not for a token")
 	case !ours && others != "":
 		return kept("the API asks for %s authentication, not for a token", printableScheme(others))
 	case code == "":

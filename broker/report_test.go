@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +40,29 @@ func (w *world) report(t *testing.T, r broker.Report) broker.Reported {
 		t.Fatal(err)
 	}
 	return got
+}
+
+// An API that repeats the token that it was sent puts it into nobody's hands.
+func TestReportShowsNoToken(t *testing.T) {
+	t.Parallel()
+	for _, field := range []string{
+		`Bearer error="insufficient_scope", scope="read %s"`, `Bearer error="%s"`, `%s realm="x"`,
+	} {
+		w := newWorld(t)
+		w.put(t, "dev/network", w.text())
+		token := w.get(t, plain)
+		secret := token.Access.Reveal()
+		if len(secret) > 32 {
+			secret = secret[:32]
+		}
+		r := broker.Report{Fingerprint: fingerprint(token), Challenges: oauth.ParseChallenges([]string{fmt.Sprintf(field, secret)})}
+		for _, fp := range []string{r.Fingerprint, "00000000000000000000000000000000"} {
+			r.Fingerprint = fp
+			if got := w.report(t, r); strings.Contains(strings.ToLower(fmt.Sprintf("%+v", got)), strings.ToLower(secret[:8])) {
+				t.Errorf("%s: %+v", field, got)
+			}
+		}
+	}
 }
 
 // What an API says, and what comes of it.

@@ -24,6 +24,10 @@ type echo struct {
 	runs  map[string]struct{} // every echoRun bytes in a row of the longer ones
 }
 
+// Repeats says whether text has one of secrets in it, or a good part of one, in
+// whatever form.
+func Repeats(text string, secrets []Secret) bool { return echoOf(secrets).in(text) }
+
 func newEcho(secrets ...string) *echo {
 	e := &echo{runs: make(map[string]struct{})}
 	e.know(secrets...)

@@ -96,7 +96,7 @@ type Daemon struct {
 	watched     *semaphore.Weighted // tokens
 
 	worker    worker.Process
-	unlocking unlockers
+	unlocking crowd
 	deriving  *semaphore.Weighted // keys from what they answer: one at a time
 	wrapping  *semaphore.Weighted // see wrap
 
@@ -121,10 +121,12 @@ type Daemon struct {
 	broker   *broker.Broker // likewise
 	problem  error
 	openState
-	further error // why TOKEND_IDENTITIES is of no use, or nil
+	further error // what of TOKEND_IDENTITIES cannot be used, and why, or nil
 	lock    lockState
 	moved   string // kind of store that Migrate has moved the profiles to; "": none
 	warned  bool   // who asked to stop was told what would be lost
+	// endForgetting ends forgetItems; nil where none has begun.
+	endForgetting context.CancelFunc
 	// era lasts until opened says something else, which is told when.
 	era    context.Context
 	endEra context.CancelFunc
@@ -196,6 +198,7 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	err := func() error {
+		soon := false // once only: who asks for it all the time does not put it off for ever
 		for {
 			select {
 			case <-ctx.Done():
@@ -206,8 +209,12 @@ func (d *Daemon) Serve(ctx context.Context, l *socket.Listener) error {
 				served <- nil // for below
 				return err
 			case <-d.relook:
-				tick.Reset(relookTime)
+				if !soon {
+					soon = true
+					tick.Reset(relookTime)
+				}
 			case <-tick.C:
+				soon = false
 				tick.Reset(min(checkEvery, d.lockIfDue()))
 				d.heedLogind()
 				d.giveBack()
@@ -350,6 +357,9 @@ func (d *Daemon) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInf
 		harden.Secretly(func() { err = handle(srv, &endingStream{s, ctx, d}) })
 		return nil, err
 	})
+	if status.Code(err) == codes.Canceled && d.stopping.Err() != nil {
+		return d.ended(ctx) // a person is told why nobody listens any more
+	}
 	return err
 }
 

@@ -109,7 +109,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer func() { release() }()
 	d.lockIfDue()
 	d.mu.Lock()
 	d.problem = d.openStores()
@@ -131,12 +131,43 @@ func (d *Daemon) open(ctx context.Context) error {
 	if problem != nil {
 		return storeError(problem)
 	}
-	if now.file != nil {
-		if err := now.file.ForgetItems(ctx, d.worker); err != nil {
-			d.log.Warn("an item that an earlier tokend left in the keyring stays there", "err", err)
-		}
+	if now.file == nil || now.mute {
+		return nil
+	}
+	switch err := now.file.ForgetItems(ctx, later{}); {
+	case errors.Is(err, errLater):
+		done := release
+		release = func() {}
+		d.forgetItems(now.file, done) //nolint:contextcheck // it ends with the daemon, not with the call
+	case err != nil:
+		d.log.Warn(itemStays, "err", err)
 	}
 	return nil
+}
+
+const itemStays = "an item that an earlier tokend left in the keyring stays there"
+
+// later is a keyring that is not asked yet, to find out whether it is to be.
+type later struct{ store.Items }
+
+var errLater = errors.New("the keyring is to be asked")
+
+func (later) Delete(context.Context, string) error { return errLater }
+
+// forgetItems deletes what an earlier tokend has left in the keyring, which may hang,
+// and then releases wrapping. Nobody waits for it: who wants wrapping ends it.
+func (d *Daemon) forgetItems(file *store.IdentityFile, release func()) {
+	ctx, cancel := context.WithCancel(d.stopping)
+	d.mu.Lock()
+	d.endForgetting = cancel
+	d.mu.Unlock()
+	d.heeding.Go(func() {
+		defer release()
+		defer cancel()
+		if err := file.ForgetItems(ctx, d.worker); err != nil && ctx.Err() == nil {
+			d.log.Warn(itemStays, "err", err)
+		}
+	})
 }
 
 // wrapTime is how long a call waits for another that changes the identity or the
@@ -147,6 +178,12 @@ const wrapTime = 3 * time.Second
 func (d *Daemon) wrap(ctx context.Context) (release func(), err error) {
 	waiting, cancel := context.WithTimeout(ctx, wrapTime)
 	defer cancel()
+	d.mu.RLock()
+	endForgetting := d.endForgetting
+	d.mu.RUnlock()
+	if endForgetting != nil {
+		endForgetting()
+	}
 	if d.wrapping.Acquire(waiting, 1) == nil {
 		return func() { d.wrapping.Release(1) }, nil
 	}
@@ -162,6 +199,7 @@ type identityNow struct {
 	sum  [sha256.Size]byte   // of its bytes
 	id   *store.Identity     // nil: it stays as it is, unless why says otherwise
 	why  string              // it is to be locked, or ""
+	mute bool                // the keyring, which has it, did not give it
 }
 
 // look looks which identity there is, and opens it where that needs nobody and is
@@ -194,7 +232,7 @@ func (d *Daemon) look(ctx context.Context, was openState) (now identityNow, err 
 	now.id, err = now.file.Open(ctx, store.Means{Wrapper: d.worker, Items: keyring, Ask: nobody})
 	if err != nil && kind == store.InKeyring {
 		d.log.Warn("the identity stays locked", "err", err)
-		now.why = "the keyring did not give the identity: " + err.Error()
+		now.why, now.mute = "the keyring did not give the identity: "+err.Error(), true
 		return now, nil
 	}
 	return now, err
@@ -235,8 +273,7 @@ func (d *Daemon) unlock(id *store.Identity) {
 	d.lock = lockState{}
 	reader, err := id.WithFiles(d.settings.Identities())
 	if d.further = err; err != nil {
-		d.log.Error("others' files cannot be read", "err", err)
-		reader = id
+		d.log.Error("some of others' files cannot be read", "err", err)
 	}
 	d.identity = reader
 	d.profiles.Unlock(reader)
@@ -506,7 +543,7 @@ func (s *admin) Unlock(stream tokendv1grpc.DaemonService_UnlockServer) error {
 	file := was.file
 	var id *store.Identity
 	if !open {
-		ctx, leave := d.unlocking.join(ctx, peerOf(ctx).PID)
+		ctx, leave := d.unlocking.join(ctx, maxUnlocking, errPushedOut)
 		defer leave()
 		ctx, cancel := untilUnanswered(ctx)
 		defer cancel()
@@ -531,48 +568,50 @@ func (s *admin) Unlock(stream tokendv1grpc.DaemonService_UnlockServer) error {
 	return stream.Send(&tokendv1.UnlockResponse{Event: &tokendv1.UnlockResponse_Unlocked_{Unlocked: resp}})
 }
 
-// unlockers are who is being asked. The zero value is ready.
-type unlockers struct {
+// A crowd are the calls that wait for a person, of which there may be only so many.
+// The zero value is ready.
+type crowd struct {
 	// mu guards all, the one that has waited longest first.
 	mu  sync.Mutex
-	all []*unlocker
+	all []*waiter
 }
 
-type unlocker struct {
+type waiter struct {
 	pid    int
 	cancel context.CancelCauseFunc
 }
 
 var errPushedOut = fmt.Errorf("more than %d are unlocking at a time, and this one has waited longest", maxUnlocking)
 
-// join adds one, and ends another where there are too many: of the process that has
-// the most, the one that has waited longest. So no process keeps another from
-// unlocking by asking and never answering; many processes can.
-func (u *unlockers) join(ctx context.Context, pid int) (_ context.Context, leave func()) {
+// join adds ctx's call, and ends another with why where there are more than most: of
+// the process that has the most, the one that has waited longest. So no process keeps
+// another out by asking and never answering; many processes can.
+func (c *crowd) join(ctx context.Context, most int, why error) (_ context.Context, leave func()) {
+	pid := peerOf(ctx).PID
 	ctx, cancel := context.WithCancelCause(ctx)
-	mine := &unlocker{pid, cancel}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.all = append(u.all, mine)
-	if len(u.all) > maxUnlocking {
+	mine := &waiter{pid, cancel}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, mine)
+	if len(c.all) > most {
 		count := make(map[int]int)
-		for _, other := range u.all {
+		for _, other := range c.all {
 			count[other.pid]++
 		}
 		out := 0
-		for i, other := range u.all {
-			if count[other.pid] > count[u.all[out].pid] {
+		for i, other := range c.all {
+			if count[other.pid] > count[c.all[out].pid] {
 				out = i
 			}
 		}
-		u.all[out].cancel(errPushedOut)
-		u.all = slices.Delete(u.all, out, out+1)
+		c.all[out].cancel(why)
+		c.all = slices.Delete(c.all, out, out+1)
 	}
 	return ctx, func() {
 		cancel(nil)
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.all = slices.DeleteFunc(u.all, func(other *unlocker) bool { return other == mine })
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.all = slices.DeleteFunc(c.all, func(other *waiter) bool { return other == mine })
 	}
 }
 

@@ -543,6 +543,42 @@ func TestLockTimes(t *testing.T) {
 	w.wantLocked(t, "the time that it was unlocked for has passed")
 }
 
+// The time is not put off by who makes the daemon look at it all the time.
+func TestLockTimeUnderFire(t *testing.T) {
+	w := newInitialized(t)
+	w.put(t, "a", w.text())
+	due := time.Now().Add(time.Second)
+	sooner := func() {
+		if left := time.Until(due); left > 0 {
+			due = due.Add(-time.Millisecond / 10)
+			_, _, _ = w.unlock(t, &tokendv1.UnlockRequest_Start{LockAfter: durationpb.New(left)})
+		}
+	}
+	sooner()
+	watching := w.watch(t, t.Context(), "a")
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		for {
+			if r, err := watching.Recv(); err != nil || r.GetProblem().GetReason() == tokendv1.Reason_REASON_LOCKED {
+				return
+			}
+		}
+	}()
+	for late := due.Add(10 * time.Second); ; {
+		select {
+		case <-told:
+			return
+		default:
+		}
+		if time.Now().After(late) {
+			t.Fatal("it does not lock")
+		}
+		sooner()
+		_, _ = w.get(t.Context(), "a")
+	}
+}
+
 func TestAutoLock(t *testing.T) {
 	home := newHome(t)
 	t.Setenv(settings.AutoLock, "1s")

@@ -72,6 +72,8 @@ PIN, a touch of a key. An identity that nothing protects is opened without a wor
 You are asked on the terminal, without echo. Where standard input or error is none,
 the program asks that TOKEND_ASKPASS names, or on a desktop SSH_ASKPASS.
 
+While it is open, --for only brings nearer when it locks: for longer, lock first.
+
 For an identity that an SSH key protects, the private key is read from the file that
 TOKEND_SSH_KEY names, else from ~/.ssh/id_ed25519 or ~/.ssh/id_rsa, and no other key
 than the right one is given to the daemon.`,

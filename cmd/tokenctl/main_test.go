@@ -63,6 +63,7 @@ type script struct {
 	login    func(loginStream) error
 	register func(registerStream) error
 	logout   func(*tokendv1.LogoutRequest) (*tokendv1.LogoutResponse, error)
+	show     func() (*tokendv1.GetProfileResponse, error)
 	put      func(*tokendv1.PutProfileRequest) (*tokendv1.PutProfileResponse, error)
 	get      func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error)
 	inspect  func(*tokendv1.IntrospectTokenRequest) (*tokendv1.IntrospectTokenResponse, error)
@@ -171,6 +172,9 @@ func (s *script) ListProfiles(context.Context, *tokendv1.ListProfilesRequest) (*
 	return &tokendv1.ListProfilesResponse{Profiles: s.list}, nil
 }
 func (s *script) GetProfile(_ context.Context, r *tokendv1.GetProfileRequest) (*tokendv1.GetProfileResponse, error) {
+	if s.show != nil {
+		return s.show()
+	}
 	return nil, refusal("PROFILE_NOT_FOUND", "no such profile", "profile", r.Name)
 }
 func (s *script) GetStatus(context.Context, *tokendv1.GetStatusRequest) (*tokendv1.GetStatusResponse, error) {

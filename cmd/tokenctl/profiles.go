@@ -58,6 +58,9 @@ being added.`,
 				return err
 			}
 			if !given {
+				if err := a.unlocked(c.Context(), name); err != nil {
+					return err
+				}
 				return a.editAndPut(c.Context(), put, []byte(template))
 			}
 			put.Text = text
@@ -213,6 +216,16 @@ func (a *app) versionOf(ctx context.Context, name string) (string, error) {
 		}
 	}
 	return "", err
+}
+
+// unlocked says, before a person has any trouble with it, that name's text cannot be
+// had or written because it is locked.
+func (a *app) unlocked(ctx context.Context, name string) error {
+	err := a.client.Call(ctx, api.MethodGetProfile, &api.GetProfileRequest{Name: name}, &api.GetProfileResponse{})
+	if call := (*client.Error)(nil); errors.As(err, &call) && call.Reason == api.ReasonLocked {
+		return err
+	}
+	return nil
 }
 
 // existing is versionOf for a profile that must be there.
@@ -427,6 +440,9 @@ func rmCommand(a *app) *cobra.Command {
 			}
 			for _, name := range args {
 				if !yes && isTerminal(os.Stdin) {
+					if err := a.unlocked(c.Context(), name); err != nil {
+						return err
+					}
 					ok, err := confirm(c.Context(), "Delete "+name+"?")
 					if err != nil {
 						return err

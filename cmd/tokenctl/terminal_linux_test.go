@@ -558,6 +558,24 @@ func TestFindingsAreColoured(t *testing.T) {
 	want(t, s.runWith(t, []string{"TERM=xterm"}, "", "explain", "p"), outcome{plain, "", 0})
 }
 
+// That it is locked is said before a text is written, and before a question.
+func TestLockedBeforeAnyTrouble(t *testing.T) {
+	s := serve(t, &script{
+		show: func() (*tokendv1.GetProfileResponse, error) { return nil, refusal("LOCKED", "locked", "profile", "p") },
+		list: []*tokendv1.ListProfilesResponse_ProfileEntry{{Name: "p", Version: "1"}},
+	})
+	opened := filepath.Join(s.dir, "opened")
+	editor := s.write(t, "editor", "#!/bin/sh\ntouch "+opened+"\n")
+	for _, args := range [][]string{{"add", "p"}, {"rm", "p"}} {
+		if got, want := onTerminal(t, s, []string{"EDITOR=" + editor}, 5, nil, args...), "tokenctl: p: locked; run: tokenctl unlock\n"; got != want {
+			t.Errorf("%s: %q, want %q", args, got, want)
+		}
+	}
+	if _, err := os.Stat(opened); !os.IsNotExist(err) {
+		t.Error("the editor was opened")
+	}
+}
+
 // Who is interrupted while a text is edited is told where it is, and a text that is
 // of no use any more does not stay.
 func TestEditIsInterrupted(t *testing.T) {

@@ -34,6 +34,9 @@ func (s *profiles) ImportProfile(ctx context.Context, req *tokendv1.ImportProfil
 	}
 	there, version, err := h.profiles.Get(ctx, name)
 	defer clear(there)
+	if errors.As(err, new(*store.KeyringError)) {
+		return nil, profileError(name, err) // what follows would only wait for it once more
+	}
 	if err == nil && bytes.Equal(there, data) {
 		resp.Version, resp.Unchanged = string(version), true
 		resp.VariablesOnly, _ = checkText(name, data) // it stays, right or wrong

@@ -16,17 +16,25 @@ import (
 // of Ed25519 or RSA, one a file. All else is as without them: what is written is
 // encrypted to id alone. The files must be as LoadIdentity wants them, 0600 and
 // of the caller's own. The paths are absolute.
+//
+// The error is of the files that cannot be used; the identity opens what the others
+// open all the same.
 func (id *Identity) WithFiles(paths []string) (*Identity, error) {
 	with := *id
 	with.further = nil
+	var problems error
 	for _, path := range paths {
 		keys, err := loadKeys(path)
-		if err != nil {
-			return nil, err
+		switch {
+		case err == nil:
+			with.further = append(with.further, keys...)
+		case problems == nil:
+			problems = err
+		default:
+			problems = fmt.Errorf("%w; %w", problems, err) // one line, unlike errors.Join
 		}
-		with.further = append(with.further, keys...)
 	}
-	return &with, nil
+	return &with, problems
 }
 
 func loadKeys(path string) ([]age.Identity, error) {

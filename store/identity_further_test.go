@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Other people's files are read with the further identities; nothing is written
@@ -61,6 +64,40 @@ func TestFurtherIdentities(t *testing.T) {
 	}
 }
 
+// A file that cannot be used takes none of the others along, wherever it stands.
+func TestFurtherIdentitiesBesideBadOnes(t *testing.T) {
+	a, id := openStore(t)
+	dir := t.TempDir()
+	empty, missing := filepath.Join(dir, "empty"), filepath.Join(dir, "missing")
+	mustWrite(t, empty, "")
+	paths := []string{empty}
+	for _, name := range []string{"first", "second"} {
+		key, err := generateIdentity(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		mustWrite(t, path, string(key.text()))
+		paths = append(paths, path, missing)
+		mustWrite(t, filepath.Join(a.dir, name+".age"), sealedFor(t, key, name))
+	}
+	with, err := id.WithFiles(paths)
+	says := errorText(err)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(says, fmt.Sprintf("%q: no identity in it; ", empty)) ||
+		strings.Count(says, strconv.Quote(missing)) != 2 || strings.Contains(says, "\n") {
+		t.Errorf("error = %v, want one line of the three", err)
+	}
+	if with == nil {
+		t.Fatal("no identity")
+	}
+	a.Unlock(with)
+	for _, name := range []string{"first", "second"} {
+		wantSecret(t, a, name, name, mustStat(t, a, name))
+	}
+	v := mustPut(t, a, "own", "own", "")
+	wantSecret(t, a, "own", "own", v)
+}
+
 func TestFurtherIdentitiesRefused(t *testing.T) {
 	id, err := generateIdentity(false)
 	if err != nil {
@@ -89,6 +126,13 @@ func TestFurtherIdentitiesRefused(t *testing.T) {
 		if strings.Contains(errorText(err), secret) {
 			t.Errorf("%s: the error shows the key", name)
 		}
+	}
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := id.WithFiles([]string{fifo}); errorText(err) != fmt.Sprintf("%q is not a regular file", fifo) {
+		t.Errorf("error = %v", err)
 	}
 	path := filepath.Join(dir, "loose")
 	mustWrite(t, path, string(id.text()))

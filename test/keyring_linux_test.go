@@ -166,7 +166,8 @@ func TestKeyringFails(t *testing.T) {
 	session.Freeze(t)
 	h.wantKeyringError(t, "no answer within 2s")
 	h.wantAllKeyringErrors(t, profileOf(server, authserver.Client{ID: "c", Secret: "s3cret"}),
-		"show dev/network", "rm --yes dev/network", "revoke dev/network", "mv dev/network other", "add other", "add another")
+		"show dev/network", "rm --yes dev/network", "revoke dev/network", "mv dev/network other", "add other", "add another",
+		"export --to "+filepath.Join(h.dir, "exported"))
 	session.Thaw(t)
 	h.must(t, "", "show", "dev/network")
 	h.get(t, "--force", "dev/network")

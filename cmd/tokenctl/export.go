@@ -105,10 +105,11 @@ func (a *app) exportAll(ctx context.Context, all []api.ListProfilesResponseProfi
 	}
 	p := progress{total: len(all)}
 	defer p.clear()
-	written, failed := 0, 0
+	written, same, failed := 0, 0, 0
+	var stop error
 	for _, e := range all {
-		if err := ctx.Err(); err != nil {
-			return err
+		if stop = ctx.Err(); stop != nil {
+			break
 		}
 		p.step()
 		content, err := a.exported(ctx, e.Name, plain)
@@ -116,16 +117,16 @@ func (a *app) exportAll(ctx context.Context, all []api.ListProfilesResponseProfi
 			var changed bool
 			if changed, err = writeExport(root, e.Name+ending, content, replace); changed {
 				written++
+			} else if err == nil {
+				same++
 			}
 		}
 		clear(content)
-		var call *client.Error
-		switch {
-		case err == nil:
-		case errors.As(err, &call) && (call.Reason == api.ReasonLocked || call.Reason == api.ReasonNotInitialized || call.Reason == api.ReasonSettingsInvalid || call.Code == unimplemented),
-			errors.Is(err, client.ErrNotRunning), ctx.Err() != nil:
-			return err
-		default:
+		if err != nil && (ctx.Err() != nil || aboutAll(err)) {
+			stop = err
+			break
+		}
+		if err != nil {
 			p.clear()
 			d := diagnose(err)
 			d.Profile = e.Name
@@ -134,18 +135,40 @@ func (a *app) exportAll(ctx context.Context, all []api.ListProfilesResponseProfi
 		}
 	}
 	p.clear()
+	if stop != nil && written+same == 0 {
+		return stop
+	}
 	said := fmt.Sprintf("%d of %s written to %s", written, counted(int32(len(all)), "profile"), to)
-	if same := len(all) - written - failed; same > 0 {
+	if same > 0 {
 		said += fmt.Sprintf(", %d unchanged", same)
 	}
 	if plain {
 		said += "; their secrets lie there in the clear"
 	}
 	note("%s", said)
+	if stop != nil {
+		return stop
+	}
 	if failed > 0 {
 		return &problem{Exit: exitFailed, Message: counted(int32(failed), "profile") + " cannot be exported, as said above"}
 	}
 	return nil
+}
+
+// aboutAll says whether err is not of one profile alone: with a keyring that hangs, the
+// next one would take seconds to fail as well.
+func aboutAll(err error) bool {
+	var call *client.Error
+	if !errors.As(err, &call) {
+		return errors.Is(err, client.ErrNotRunning)
+	}
+	switch call.Reason {
+	case api.ReasonLocked, api.ReasonNotInitialized, api.ReasonSettingsInvalid:
+		return true
+	case api.ReasonStoreUnavailable:
+		return call.Metadata["cause"] != "" // it is the keyring's
+	}
+	return call.Code == unimplemented
 }
 
 func (a *app) exported(ctx context.Context, name string, plain bool) ([]byte, error) {

@@ -222,6 +222,7 @@ func (t *tree) importAll(ctx context.Context, dryRun, replace bool) error {
 	p := progress{total: len(t.files)}
 	defer p.clear()
 	made, unchanged, plain := 0, 0, false
+	before := make(folders)
 	for _, f := range t.files {
 		version, exists := versions[f.name]
 		if !replace {
@@ -234,6 +235,12 @@ func (t *tree) importAll(ctx context.Context, dryRun, replace bool) error {
 			continue
 		}
 		p.step()
+		if other := before.other(f.name); dryRun && other != "" { // else the daemon says so
+			clear(content)
+			p.clear()
+			t.refuse(f.path, "%s: name %q differs from %q, which another file makes, in nothing but case", f.name, f.name, other)
+			continue
+		}
 		resp := &api.ImportProfileResponse{}
 		err = t.app.client.Call(ctx, api.MethodImportProfile, &api.ImportProfileRequest{Name: f.name, Content: content, Replaces: version, DryRun: dryRun}, resp)
 		clear(content)
@@ -247,6 +254,7 @@ func (t *tree) importAll(ctx context.Context, dryRun, replace bool) error {
 			}
 			continue
 		}
+		before.add(f.name)
 		o := imported{File: f.path, Profile: f.name, Result: "new", VariablesOnly: resp.VariablesOnly}
 		switch {
 		case resp.Unchanged:
@@ -387,6 +395,26 @@ func (t *tree) refuseTwins() {
 		}
 		return false
 	})
+}
+
+// folders are those that names are in, by what they are where case does not count.
+type folders map[string]string
+
+func (f folders) add(name string) {
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		f[strings.ToLower(dir)] = dir
+	}
+}
+
+// other is the folder that the store would refuse a name for, which is that of the
+// name but for case; empty: it would not.
+func (f folders) other(name string) (other string) {
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if as, ok := f[strings.ToLower(dir)]; ok && as != dir {
+			other = as
+		}
+	}
+	return other
 }
 
 // maxImport is more than an age file of the longest text has, and less than a call

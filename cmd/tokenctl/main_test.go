@@ -65,6 +65,8 @@ type script struct {
 	logout   func(*tokendv1.LogoutRequest) (*tokendv1.LogoutResponse, error)
 	show     func() (*tokendv1.GetProfileResponse, error)
 	put      func(*tokendv1.PutProfileRequest) (*tokendv1.PutProfileResponse, error)
+	imports  func(*tokendv1.ImportProfileRequest) (*tokendv1.ImportProfileResponse, error)
+	export   func(*tokendv1.ExportProfileRequest) error
 	get      func(*tokendv1.GetTokenRequest) (*tokendv1.GetTokenResponse, error)
 	inspect  func(*tokendv1.IntrospectTokenRequest) (*tokendv1.IntrospectTokenResponse, error)
 	revoke   func(*tokendv1.RevokeTokensRequest) (*tokendv1.RevokeTokensResponse, error)
@@ -165,7 +167,17 @@ func (s *script) RekeyProfiles(_ *tokendv1.RekeyProfilesRequest, stream rekeyStr
 	return s.rekey(stream)
 }
 func (s *script) ExportProfile(_ context.Context, r *tokendv1.ExportProfileRequest) (*tokendv1.ExportProfileResponse, error) {
+	defer s.call()()
+	if s.export != nil {
+		if err := s.export(r); err != nil {
+			return nil, err
+		}
+	}
 	return &tokendv1.ExportProfileResponse{Sealed: []byte("sealed " + r.Name)}, nil
+}
+func (s *script) ImportProfile(_ context.Context, r *tokendv1.ImportProfileRequest) (*tokendv1.ImportProfileResponse, error) {
+	defer s.call()()
+	return s.imports(r)
 }
 func (s *script) ListProfiles(context.Context, *tokendv1.ListProfilesRequest) (*tokendv1.ListProfilesResponse, error) {
 	defer s.call()()
@@ -380,6 +392,69 @@ func TestExportIsInterrupted(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(to, "b.env.age")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it went on: %v", err)
+	}
+}
+
+// What is wrong with the keyring ends it at once, and what is with one profile does not.
+func TestExportEndsWithTheKeyring(t *testing.T) {
+	const says = "reading from the keyring: no answer within 2s"
+	var asked []string
+	cause := ""
+	s := &script{list: []*tokendv1.ListProfilesResponse_ProfileEntry{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"}}}
+	s.export = func(r *tokendv1.ExportProfileRequest) error {
+		asked = append(asked, r.GetName())
+		switch {
+		case r.GetName() == "b":
+			return refusal("STORE_UNAVAILABLE", "it is damaged", "profile", "b")
+		case r.GetName() == "c" && cause != "":
+			return refusal("STORE_UNAVAILABLE", says, "profile", "c", "cause", cause)
+		}
+		return nil
+	}
+	serve(t, s)
+	to := filepath.Join(s.dir, "to")
+	for _, test := range []struct{ cause, written, last, asked string }{
+		{"keyring", "1 of 4 profiles written to " + to, "c: " + says, "a b c"},
+		{"keyring_locked", "0 of 4 profiles written to " + to + ", 1 unchanged", "c: " + says + "; open it in the desktop's own program", "a b c"},
+		{"", "2 of 4 profiles written to " + to + ", 1 unchanged", "1 profile cannot be exported, as said above", "a b c d"},
+	} {
+		asked, cause = nil, test.cause
+		exit := 75
+		if cause == "" {
+			exit = 1
+		}
+		want(t, s.run(t, "", "export", "--to", to), outcome{"", "tokenctl: b: it is damaged\ntokenctl: " + test.written + "\ntokenctl: " + test.last + "\n", exit})
+		if got := strings.Join(asked, " "); got != test.asked {
+			t.Errorf("%s: asked for %s, want %s", cause, got, test.asked)
+		}
+	}
+	s.list, cause = s.list[2:], "no_session_bus"
+	want(t, s.run(t, "", "export", "--to", to), outcome{"", "tokenctl: c: " + says + "\n", 75})
+}
+
+// The first file that the keyring does not answer for is the last.
+func TestImportEndsWithTheKeyring(t *testing.T) {
+	const says = "reading from the keyring: no answer within 2s"
+	var asked []string
+	s := &script{list: []*tokendv1.ListProfilesResponse_ProfileEntry{{Name: "a"}, {Name: "b"}, {Name: "c"}}}
+	s.imports = func(r *tokendv1.ImportProfileRequest) (*tokendv1.ImportProfileResponse, error) {
+		asked = append(asked, r.GetName())
+		if r.GetName() == "b" {
+			return nil, refusal("STORE_UNAVAILABLE", says, "profile", "b", "cause", "keyring")
+		}
+		return &tokendv1.ImportProfileResponse{Unchanged: true, Trust: s.trust(r.GetName())}, nil
+	}
+	serve(t, s)
+	var files []string
+	for _, name := range []string{"a", "b", "c"} {
+		files = append(files, s.write(t, name+".env", "X=y\n"))
+	}
+	for _, flag := range []string{"--replace", "--dry-run", "--as="} {
+		asked = nil
+		got := s.run(t, "", append([]string{"import", flag}, files...)...)
+		if got.Stderr != "tokenctl: b: "+says+"\n" || got.Exit != 75 || strings.Join(asked, " ") != "a b" {
+			t.Errorf("%s: %v, asked for %s", flag, got, asked)
+		}
 	}
 }
 

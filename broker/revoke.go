@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tokend/internal/harden"
@@ -29,7 +30,11 @@ type Revoked struct {
 // its trust is needed, but confidential clients cannot tell the server without.
 // store.ErrNotExist: there is neither a profile nor a session.
 func (b *Broker) Revoke(ctx context.Context, name string) (Revoked, error) {
-	e, err := b.end(ctx, name, true)
+	given, err := b.refreshTokenOf(ctx, name)
+	if err != nil { // who has named the profile can ask again once the keyring gives the text
+		return Revoked{Profile: name}, err
+	}
+	e, err := b.end(ctx, name, given, true)
 	if err != nil {
 		return Revoked{Profile: name}, err
 	}
@@ -52,7 +57,13 @@ func (b *Broker) finish(ctx context.Context, name string, e ending) Revoked {
 	case e.unread != nil:
 		result.Problem = "a refresh token that its text may have lives on: " + e.unread.Error()
 	}
-	if len(e.tell) == 0 {
+	switch {
+	case len(e.tell) == 0:
+		return result
+	case e.unread != nil:
+		// To tell a server takes the text, which is not waited for once more.
+		result.Queued = len(e.tell)
+		b.keepLater(b.teller)
 		return result
 	}
 	t := b.tell(ctx, name, e.tell)
@@ -85,14 +96,10 @@ func (b *Broker) refreshTokenOf(ctx context.Context, name string) (string, error
 	return p.RefreshToken.Reveal(), nil
 }
 
-// end ends a profile's tokens here, durably, and waits for no server. Only who has
-// named the profile ends a record that cannot be read; who has can ask again once the
-// keyring gives the text.
-func (b *Broker) end(ctx context.Context, name string, named bool) (e ending, err error) {
-	given, err := b.refreshTokenOf(ctx, name)
-	if e.unread = err; err != nil && named {
-		return e, err
-	}
+// end ends a profile's tokens here, durably, and waits for no server. given is the
+// refresh token of its text, if any. Only who has named the profile ends a record that
+// cannot be read.
+func (b *Broker) end(ctx context.Context, name, given string, named bool) (e ending, err error) {
 	release, err := b.turns.take(ctx, name)
 	if err != nil {
 		return e, err
@@ -197,8 +204,19 @@ func (b *Broker) RevokeAll(ctx context.Context) ([]Revoked, error) {
 	names = slices.Compact(names)
 	results := make([]Revoked, len(names))
 	endings := make([]ending, len(names))
+	// Why the keyring gave the first text that it did not: it is asked for no other, as
+	// each would take as long.
+	var mute atomic.Pointer[store.KeyringError]
 	each(names, func(i int, name string) {
-		e, err := b.end(ctx, name, false)
+		var given string
+		var unread error
+		if why := mute.Load(); why != nil {
+			unread = why
+		} else if given, unread = b.refreshTokenOf(ctx, name); errors.As(unread, &why) {
+			mute.Store(why)
+		}
+		e, err := b.end(ctx, name, given, false)
+		e.unread = unread
 		if err != nil && !errors.Is(err, store.ErrNotExist) {
 			results[i].Problem = "it is still here: " + err.Error()
 		}

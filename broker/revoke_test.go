@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -413,12 +414,81 @@ func TestRevokeWithoutTheText(t *testing.T) {
 		t.Error("the session has ended")
 	}
 	all, err := h.RevokeAll(t.Context())
-	if err != nil || len(all) != 1 || !strings.Contains(all[0].Problem, "a refresh token that its text may have") {
+	if err != nil || len(all) != 1 || !strings.Contains(all[0].Problem, "a refresh token that its text may have") || all[0].Queued != 1 {
 		t.Errorf("%+v, %v", all, err)
 	}
 	if h.record(t, "dev/network")["refresh_token"] != nil {
 		t.Error("the session has not ended")
 	}
+}
+
+// A keyring that hangs is waited for once, not once for each text, and what the servers
+// are then still to be told they are once it is back.
+func TestRevokeAllWhileTheKeyringHangs(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, client(nil))
+	const many = 40
+	for i := range many {
+		name := fmt.Sprintf("p%02d", i)
+		h.put(t, name, h.interactive())
+		h.login(t, name)
+	}
+	h.server.Forget()
+	h.Close()
+	synctest.Test(t, func(t *testing.T) {
+		outside := h.Broker
+		c := h.config()
+		hangs := &hangingKeyring{Store: c.Profiles}
+		c.Profiles = hangs
+		start, before := time.Now(), h.now.Load()
+		c.Now = func() time.Duration { return time.Duration(before) + time.Since(start) }
+		h.Broker = broker.New(c)
+		defer func() { h.Close(); h.Broker = outside }()
+		all, err := h.RevokeAll(t.Context())
+		if took := time.Since(start); err != nil || len(all) != many || took != hangTime {
+			t.Errorf("%d profiles after %v, %v", len(all), took, err)
+		}
+		for i, r := range all {
+			want := "a refresh token that its text may have lives on: "
+			if r.Queued != 1 || r.Revoked != 0 || !strings.HasPrefix(r.Problem, want) || !strings.HasSuffix(r.Problem, "no answer") {
+				t.Errorf("%+v", r)
+			}
+			name := fmt.Sprintf("p%02d", i)
+			if strings.Contains(r.Problem, "reading") || r.Profile != name {
+				t.Errorf("of %s: %+v", name, r)
+			}
+			if s := h.record(t, name); s["refresh_token"] != nil || s["revocations"] == nil {
+				t.Errorf("the session of %s: %v", name, s)
+			}
+		}
+		if n := h.server.Count("/revoke"); n != 0 {
+			t.Errorf("told %d times", n)
+		}
+		hangs.back.Store(true)
+		time.Sleep(time.Minute)
+		if n := h.QueuedRevocations(); n != 0 {
+			t.Errorf("%d are still to be told", n)
+		}
+	})
+	if n := h.server.Count("/revoke"); n != many {
+		t.Errorf("told %d times, want %d", n, many)
+	}
+}
+
+// hangingKeyring is a store of texts that takes its time to give none, until it is back.
+type hangingKeyring struct {
+	store.Store
+	back atomic.Bool
+}
+
+const hangTime = 2 * time.Second
+
+func (k *hangingKeyring) Get(ctx context.Context, name string) ([]byte, store.Version, error) {
+	if k.back.Load() {
+		return k.Store.Get(ctx, name)
+	}
+	time.Sleep(hangTime)
+	return nil, "", &store.KeyringError{Cause: store.KeyringFailed, Err: errors.New("no answer")}
 }
 
 // The endpoint need not have been known when the session began.

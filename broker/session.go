@@ -458,13 +458,13 @@ func (b *Broker) Move(ctx context.Context, from, to string, put, undo, remove fu
 	carried := !h.empty()
 	if carried {
 		if err := b.carry(ctx, h, other); err != nil {
-			return errors.Join(err, undo(context.WithoutCancel(ctx)))
+			return both(err, undo(context.WithoutCancel(ctx)))
 		}
 	}
 	err = remove(ctx)
 	if err != nil && carried {
 		// The text is still there under its old name, and so the session goes back.
-		err = errors.Join(err, b.carry(ctx, other, h))
+		err = both(err, b.carry(ctx, other, h))
 	}
 	b.Forget(from)
 	b.Forget(to)
@@ -473,6 +473,15 @@ func (b *Broker) Move(ctx context.Context, from, to string, put, undo, remove fu
 	delete(b.provers, from) // a new profile of that name has a key of its own
 	delete(b.provers, to)
 	return err
+}
+
+// both is err, and in the same line what then went wrong in making it good, if
+// anything did.
+func both(err, then error) error {
+	if then == nil {
+		return err
+	}
+	return fmt.Errorf("%w; and then: %v", err, then) //nolint:errorlint // what went wrong first is what callers ask for
 }
 
 // carry gives what is in one record to another, whose own tokens are none. Cut

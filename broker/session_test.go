@@ -848,7 +848,7 @@ func TestMoveBack(t *testing.T) {
 	h.put(t, "old", h.interactive())
 	token := h.login(t, "old").RefreshToken.Reveal()
 	stays := errors.New("a newer text stands there")
-	if err := h.Move(t.Context(), "old", "new", nothing, nothing, func(context.Context) error { return stays }); !errors.Is(err, stays) {
+	if err := h.Move(t.Context(), "old", "new", nothing, nothing, func(context.Context) error { return stays }); err != stays {
 		t.Errorf("error is %v", err)
 	}
 	if r := h.record(t, "new"); r != nil {
@@ -875,8 +875,8 @@ func TestMoveBackOnAFullDisk(t *testing.T) {
 		})
 		return errDisk
 	})
-	if err == nil {
-		t.Error("no error")
+	if !errors.Is(err, errDisk) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("error is %v, want one line", err)
 	}
 	if !bytes.Contains(h.atRest(t), []byte(token)) {
 		t.Error("the refresh token is lost")

@@ -76,6 +76,10 @@ func OpenKeyring(dir string, items Items) (*Keyring, error) {
 // know within 3 s that the keyring does not answer.
 const changeTime = 2500 * time.Millisecond
 
+// sweepTime is how long a Put whose secret is kept may take to clear up: who moves one
+// has a Delete to wait for yet.
+const sweepTime = 500 * time.Millisecond
+
 var errChangeTime = &KeyringError{Cause: KeyringFailed, Err: fmt.Errorf("the keyring, and what others are writing there, took longer than %v", changeTime)}
 
 // change does one change at a time.
@@ -189,7 +193,8 @@ func (k *Keyring) Put(ctx context.Context, name string, data []byte, replaces Ve
 }
 
 // CheckPut says whether Put could write under name, as far as that can be known
-// before there is anything to write. Errors are those of Put.
+// before there is anything to write: the index is in memory, so the keyring itself is
+// asked for something, too. Errors are those of Put.
 func (k *Keyring) CheckPut(ctx context.Context, name string, replaces Version) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -198,10 +203,24 @@ func (k *Keyring) CheckPut(ctx context.Context, name string, replaces Version) e
 	if err == nil {
 		err = index.check(name, replaces)
 	}
+	if err == nil {
+		err = k.answers(ctx, index.marker)
+	}
 	if err != nil {
 		return fmt.Errorf("writing %q: %w", name, err)
 	}
 	return nil
+}
+
+// answers says whether the keyring says something of an account, be it that there is
+// none.
+func (k *Keyring) answers(ctx context.Context, account string) error {
+	data, err := k.items.Get(ctx, account)
+	clear(data)
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (k *Keyring) put(ctx context.Context, name string, data []byte, replaces Version) (Version, error) {
@@ -238,12 +257,15 @@ func (k *Keyring) put(ctx context.Context, name string, data []byte, replaces Ve
 	if next, err = k.save(ctx, next); err != nil {
 		return "", err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, sweepTime, errChangeTime)
+	defer cancel()
 	_ = k.sweep(ctx, next) // tried again by what changes the store next
 	return item.Version, nil
 }
 
-// Delete implements Store. After an error that is not a documented one, the name
-// is as it was, or it is gone and the item will be once the keyring can delete it.
+// Delete implements Store. After an error the name is as it was. Once it is gone
+// there is none: an item that the keyring does not delete now goes with the next
+// change of the store.
 func (k *Keyring) Delete(ctx context.Context, name string, version Version) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -268,9 +290,7 @@ func (k *Keyring) delete(ctx context.Context, name string, version Version) erro
 	}
 	account := index.account(name, version)
 	// A keyring that is locked or hangs is better found out about now.
-	data, err := k.items.Get(ctx, account)
-	clear(data)
-	if err != nil && !errors.Is(err, ErrNotExist) {
+	if err := k.answers(ctx, account); err != nil {
 		return err
 	}
 	next := index.clone()
@@ -279,7 +299,8 @@ func (k *Keyring) delete(ctx context.Context, name string, version Version) erro
 	if next, err = k.save(ctx, next); err != nil {
 		return err
 	}
-	return k.sweep(ctx, next)
+	_ = k.sweep(ctx, next) // as in put
+	return nil
 }
 
 // sweep deletes the items that are to be deleted. Those that it deletes stay in

@@ -348,6 +348,65 @@ func (hungItems) Set(ctx context.Context, _ string, _ []byte) error {
 	return context.Cause(ctx)
 }
 
+// A keyring that hangs once a change is made does not make it fail, nor a move, which
+// is a Put and a Delete, take 3 s. The items that it keeps go with a later change,
+// after a restart as well.
+func TestKeyringClearsUpLater(t *testing.T) {
+	id, dir, items := freshIdentity(t), t.TempDir(), newItems()
+	old := mustPut(t, openKeyring(t, dir, items, id), "from", "old", "")
+	var to Version
+	var index []byte
+	other := newItems() // as items is, and the index, when the keyring is back
+	wantClear := func(k *Keyring, items *memoryItems) {
+		t.Helper()
+		if len(items.items) != 4 { // the store's marker, two of "from", and "to"
+			t.Errorf("items: %q", slices.Collect(maps.Keys(items.items)))
+		}
+		wantNothing(t, k, "from")
+		mustPut(t, k, "other", "x", "")
+		if len(items.items) != 3 {
+			t.Errorf("items left: %q", slices.Collect(maps.Keys(items.items)))
+		}
+		wantSecret(t, k, "to", "new", to)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		k := openKeyring(t, dir, keepingItems{items}, id)
+		began := time.Now()
+		from := mustPut(t, k, "from", "new", old)
+		if took := time.Since(began); took > 500*time.Millisecond {
+			t.Errorf("a Put took %v", took)
+		}
+		began = time.Now()
+		to = mustPut(t, k, "to", "new", "")
+		if err := k.Delete(t.Context(), "from", from); err != nil {
+			t.Errorf("Delete = %v, although the name is gone", err)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("a move took %v", took)
+		}
+		var err error
+		if index, err = os.ReadFile(filepath.Join(dir, "index.env.age")); err != nil {
+			t.Fatal(err)
+		}
+		other.items = maps.Clone(items.items)
+		k.items = items
+		wantClear(k, items)
+	})
+	restarted := t.TempDir()
+	if err := os.WriteFile(filepath.Join(restarted, "index.env.age"), index, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantClear(openKeyring(t, restarted, other, id), other)
+}
+
+// keepingItems is a keyring that hangs where something is to be deleted.
+type keepingItems struct{ Items }
+
+func (keepingItems) Delete(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
 // slowItems is a keyring whose first Set takes its time.
 type slowItems struct {
 	Items
@@ -557,6 +616,28 @@ func TestKeyringCheckPut(t *testing.T) {
 	if err := k.CheckPut(ctx, "../x", ""); !errors.As(err, &bad) {
 		t.Errorf("CheckPut of ../x: %v, want a NameError", err)
 	}
+	// Another program may have deleted the item that is asked for.
+	clear(k.items.(*memoryItems).items)
+	if err := k.CheckPut(ctx, "dev/x", v); err != nil {
+		t.Error(err)
+	}
+}
+
+// What could not be kept in a keyring that hangs is not to be made elsewhere, also
+// where the index has been read.
+func TestKeyringCheckPutHangs(t *testing.T) {
+	id, dir, items := freshIdentity(t), t.TempDir(), newItems()
+	mustPut(t, openKeyring(t, dir, items, id), "x", "y", "")
+	synctest.Test(t, func(t *testing.T) {
+		k := openKeyring(t, dir, hungItems{items}, id)
+		wantNames(t, k, "x")
+		hangs := errors.New("no answer")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second, hangs)
+		defer cancel()
+		if err := k.CheckPut(ctx, "z", ""); !errors.Is(err, hangs) {
+			t.Errorf("CheckPut = %v, want what the keyring says", err)
+		}
+	})
 }
 
 // Stat is on the way of every token that is handed out.

@@ -105,7 +105,11 @@ func sayRevoked(all []api.RevokeTokensResponseRevocation, what string) error {
 			return err
 		}
 		if r.Queued > 0 {
-			note("%s: warning: %s still to be revoked: the server could not be reached, which is tried again", r.Profile, counted(r.Queued, "token"))
+			why := ": the server could not be reached"
+			if r.Problem != "" {
+				why = "" // that says it
+			}
+			note("%s: warning: %s still to be revoked%s, which is tried again", r.Profile, counted(r.Queued, "token"), why)
 		}
 		if r.Problem != "" {
 			failed = append(failed, r)

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 
@@ -29,20 +30,21 @@ const (
 	// longestTurn is how far ahead a turn is kept for a renewal.
 	longestTurn = 30 * time.Second
 	// maxQueue is for how many seconds' worth of requests one profile may stand in
-	// line at an origin, so that others come in between.
+	// line at an origin.
 	maxQueue = 6
 )
 
 // origin is a server that is to be treated well, whichever profiles have to do
 // with it. Its fields but the limiters are guarded by the Broker's mu.
 type origin struct {
-	limit      *rate.Limiter  // of all requests
-	background *rate.Limiter  // of those that nobody waits for
-	closed     time.Duration  // until when it wants to be left alone
-	why        *oauth.Error   // what it said then
-	tries      int            // how often in a row
-	refused    time.Duration  // when it last refused anything; 0: it did not
-	waiting    map[string]int // requests that stand in line, by profile
+	limit      *rate.Limiter              // of all requests
+	background *rate.Limiter              // of those that nobody waits for
+	closed     time.Duration              // until when it wants to be left alone
+	why        *oauth.Error               // what it said then
+	tries      int                        // how often in a row
+	refused    time.Duration              // when it last refused anything; 0: it did not
+	waiting    map[string][]chan struct{} // requests that stand in line, by profile; closed: it is its turn
+	line       []string                   // those profiles, the one whose turn it is first
 }
 
 // A ThrottledError says that an authorization server has asked to be left alone
@@ -70,7 +72,7 @@ func (b *Broker) originOf(endpoint string) *origin {
 		perSecond := b.RateLimit
 		o = &origin{
 			limit:      rate.NewLimiter(rate.Limit(perSecond), max(1, perSecond/2)),
-			waiting:    make(map[string]int),
+			waiting:    make(map[string][]chan struct{}),
 			background: rate.NewLimiter(rate.Limit(perSecond)/2, 1),
 		}
 		b.origins[name] = o
@@ -117,26 +119,73 @@ func (b *Broker) admit(ctx context.Context, profile, endpoint string) error {
 	crowded := &ThrottledError{errors.New("too many requests to this server are waiting already"), time.Second}
 	b.mu.Lock()
 	o := b.originOf(endpoint)
-	if o.waiting[profile] >= maxQueue*b.RateLimit {
+	deadline, bounded := ctx.Deadline()
+	if len(o.waiting[profile]) >= maxQueue*b.RateLimit || bounded && time.Until(deadline) < o.ahead(profile) {
 		b.mu.Unlock()
 		return crowded
 	}
-	o.waiting[profile]++
+	turn := o.join(profile)
 	b.mu.Unlock()
-	err := o.limit.Wait(ctx)
-	b.mu.Lock()
-	if o.waiting[profile]--; o.waiting[profile] == 0 {
-		delete(o.waiting, profile)
+	var err error
+	select {
+	case <-turn:
+		err = o.limit.Wait(ctx)
+	case <-ctx.Done():
+		err = ctx.Err()
 	}
+	b.mu.Lock()
+	o.leave(profile, turn)
 	b.mu.Unlock()
 	if err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return ctx.Err()
 		}
-		// It says so at once where the context would end first.
 		return crowded
 	}
 	return nil
+}
+
+// ahead is for how long one more request of a profile would stand in line, if
+// nobody came after it. The caller holds the Broker's mu, as for join and leave.
+func (o *origin) ahead(profile string) time.Duration {
+	mine, n := len(o.waiting[profile]), 0
+	for _, queue := range o.waiting {
+		n += min(len(queue), max(1, mine))
+	}
+	return time.Duration((float64(n) - o.limit.Tokens()) / float64(o.limit.Limit()) * float64(time.Second))
+}
+
+// join puts a request of a profile in line. Profiles take turns, with one request
+// each, so that none that is asked for much keeps others waiting for long.
+func (o *origin) join(profile string) (turn chan struct{}) {
+	turn = make(chan struct{})
+	if len(o.waiting[profile]) == 0 {
+		o.line = append(o.line, profile)
+	}
+	o.waiting[profile] = append(o.waiting[profile], turn)
+	if len(o.line) == 1 && len(o.waiting[profile]) == 1 {
+		close(turn)
+	}
+	return turn
+}
+
+// leave takes a request out of the line, and if it was its turn, makes it the next
+// one's.
+func (o *origin) leave(profile string, turn chan struct{}) {
+	had := o.waiting[o.line[0]][0] == turn
+	queue := slices.DeleteFunc(o.waiting[profile], func(other chan struct{}) bool { return other == turn })
+	o.waiting[profile] = queue
+	if had || len(queue) == 0 {
+		o.line = slices.DeleteFunc(o.line, func(other string) bool { return other == profile })
+		if len(queue) > 0 {
+			o.line = append(o.line, profile)
+		} else {
+			delete(o.waiting, profile)
+		}
+	}
+	if had && len(o.line) > 0 {
+		close(o.waiting[o.line[0]][0])
+	}
 }
 
 // heard notes what an exchange with endpoint's server says of the server, and

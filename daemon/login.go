@@ -31,12 +31,16 @@ const maxPasted = 8
 // errReplaced ends a login when another one of the same profile begins.
 var errReplaced = errors.New("another login of this profile has begun")
 
+var errTooManyLogins = fmt.Errorf("more than %d logins go on at a time, and this one has waited longest", maxLogins)
+
 // logins lets one login a profile go on: who starts a second one has lost sight
 // of the first.
 type logins struct {
 	// mu guards running.
 	mu      sync.Mutex
 	running map[string]*running
+
+	crowd crowd
 }
 
 // running is a login that goes on.
@@ -46,8 +50,7 @@ type running struct {
 }
 
 // begin ends the login of name that goes on, waits for that, because it may
-// listen where the new one will, and gives the new one's context and what ends it:
-// nil if too many go on.
+// listen where the new one will, and gives the new one's context and what ends it.
 func (l *logins) begin(ctx context.Context, name string) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	mine := &running{cancel, make(chan struct{})}
@@ -56,13 +59,15 @@ func (l *logins) begin(ctx context.Context, name string) (_ context.Context, end
 		l.running = make(map[string]*running)
 	}
 	other := l.running[name]
-	if other == nil && len(l.running) >= maxLogins {
-		l.mu.Unlock()
-		return ctx, nil
-	}
 	l.running[name] = mine
 	l.mu.Unlock()
-	end = sync.OnceFunc(func() {
+	if other != nil {
+		other.cancel(errReplaced)
+		<-other.ended // which is soon: it has been told
+	}
+	ctx, leave := l.crowd.join(ctx, maxLogins, errTooManyLogins)
+	return ctx, func() {
+		leave()
 		cancel(nil)
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -70,12 +75,7 @@ func (l *logins) begin(ctx context.Context, name string) (_ context.Context, end
 			delete(l.running, name)
 		}
 		close(mine.ended)
-	})
-	if other != nil {
-		other.cancel(errReplaced)
-		<-other.ended // which is soon: it has been told
 	}
-	return ctx, end
 }
 
 func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
@@ -105,9 +105,6 @@ func (s *profiles) Login(stream tokendv1grpc.ProfileService_LoginServer) error {
 		return invalidName(field, err)
 	}
 	ctx, end := s.logins.begin(stream.Context(), name)
-	if end == nil {
-		return failure(tokendv1.Reason_REASON_THROTTLED, fmt.Sprintf("%d logins go on already", maxLogins), "profile", name)
-	}
 	defer end()
 	s.d.log.Info("login begins", "profile", name, "by", caller(ctx))
 	person := person(stream)
@@ -426,6 +423,8 @@ func (s *profiles) loginError(ctx context.Context, name string, err error) error
 		return err
 	case errors.Is(context.Cause(ctx), errReplaced):
 		return failure(tokendv1.Reason_REASON_VERSION_CHANGED, errReplaced.Error(), "profile", name)
+	case errors.Is(context.Cause(ctx), errTooManyLogins):
+		return failure(tokendv1.Reason_REASON_THROTTLED, errTooManyLogins.Error(), "profile", name)
 	case s.d.stopping.Err() != nil:
 		return s.d.ended(ctx)
 	case errors.Is(ctx.Err(), context.Canceled):

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,12 +20,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"tokend/internal/settings"
 	tokendv1 "tokend/proto/tokend/v1"
 	"tokend/proto/tokend/v1/tokendv1grpc"
 	"tokend/test/authserver"
@@ -550,6 +554,88 @@ func TestLoginAgain(t *testing.T) {
 	wantReason(t, err, codes.Aborted, "VERSION_CHANGED", "another login", "profile", "a")
 	wantClosed(t, opened.GetOpenUrl().GetRedirectUrl())
 	w.wantSessions(t, 2)
+}
+
+// loginUntilEOF is what another process does: it begins a login on the socket that the
+// variable DAEMON_TEST_LOGIN names, says so, and lets it go on until its input ends.
+func loginUntilEOF(socket string) error {
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	stream, err := tokendv1grpc.NewProfileServiceClient(conn).Login(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(startMessage(profileStart("theirs"))); err != nil {
+		return err
+	}
+	if _, err := stream.Recv(); err != nil {
+		return err
+	}
+	fmt.Println("begun")
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	if _, err = stream.Recv(); status.Code(err) != codes.Canceled {
+		return err
+	}
+	return nil
+}
+
+// Who begins logins and never answers keeps nobody from logging in, and ends no other
+// process's login.
+func TestLoginOthersMeanwhile(t *testing.T) {
+	w := newInitialized(t)
+	server := people(t, authserver.Config{})
+	w.put(t, "theirs", loginText(server))
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "DAEMON_TEST_LOGIN="+w.settings.Get(settings.Socket))
+	input, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, len("begun\n"))
+	if _, err := io.ReadFull(output, line); err != nil {
+		t.Error(err)
+	}
+	var streams []tokendv1grpc.ProfileService_LoginClient
+	for i := range 63 {
+		name := fmt.Sprint("ours", i)
+		w.put(t, name, loginText(server))
+		stream := w.begin(t, t.Context(), profileStart(name))
+		if _, err := stream.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, stream)
+	}
+	// One instead of another takes nobody's place.
+	again := w.begin(t, t.Context(), profileStart("ours62"))
+	if _, err := again.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = streams[62].Recv()
+	wantReason(t, err, codes.Aborted, "VERSION_CHANGED", "another login", "profile", "ours62")
+	w.put(t, "a", loginText(server))
+	w.mustLogin(t, "a", server)
+	_, err = streams[0].Recv()
+	wantReason(t, err, codes.Unavailable, "THROTTLED", "this one has waited longest", "profile", "ours0")
+	input.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the other process's login has ended: %v", err)
+	}
 }
 
 // Nothing is left of a login whose caller goes away.

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"tokend/client/api"
 	"tokend/internal/settings"
 )
@@ -45,7 +47,7 @@ func (p *person) sshKey(prompt *api.Prompt) ([]byte, error) {
 	}
 	for _, name := range []string{"id_ed25519", "id_rsa"} {
 		file := filepath.Join(home, ".ssh", name)
-		private, err := readKey(file)
+		private, err := readKeyBy(openRegular, file)
 		if err != nil {
 			continue
 		}
@@ -93,9 +95,29 @@ func sshPublicKey(file string) (string, error) {
 	return public, nil
 }
 
-// readKey reads the file of a key.
-func readKey(file string) ([]byte, error) {
-	f, err := os.Open(file)
+// openRegular opens a file that nobody has named, so a pipe there, which may wait
+// for ever, is a mistake.
+func openRegular(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errors.New(file + " is not a regular file; move it away")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// readKey reads the file of a key, which may be a pipe.
+func readKey(file string) ([]byte, error) { return readKeyBy(os.Open, file) }
+
+func readKeyBy(open func(string) (*os.File, error), file string) ([]byte, error) {
+	f, err := open(file)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +136,7 @@ func publicHalf(file string, private []byte) (string, error) {
 	if block, _ := pem.Decode(private); block != nil && block.Type == "OPENSSH PRIVATE KEY" {
 		return publicInOpenSSH(block.Bytes)
 	}
-	b, err := readKey(file + ".pub")
+	b, err := readKeyBy(openRegular, file+".pub")
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", errors.New("its public half is neither in it nor in " + file + ".pub")
 	}

@@ -163,7 +163,12 @@ func writeTrust(t api.Trust) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}
-	old, err := os.ReadFile(t.File)
+	var old []byte
+	f, err := openRegular(t.File)
+	if err == nil {
+		old, err = io.ReadAll(f)
+		f.Close()
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -158,12 +158,15 @@ func serve(flags map[string]string, logFile string, ready *readiness) error {
 		return ready.say("ready " + holder)
 	}
 	defer func() { _ = lock.Release() }()
+	var out io.Writer = os.Stderr
 	if logFile != "" {
-		if err := redirect(logFile); err != nil {
+		file := &logWriter{logFile, []*os.File{os.Stdout, os.Stderr}}
+		if err := file.open(); err != nil {
 			return fmt.Errorf("opening the log: %w", err)
 		}
+		out = file
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(out, nil))
 
 	l, err := socket.Listen(s.Get(settings.Socket))
 	if err != nil {
@@ -194,28 +197,4 @@ func (r *readiness) say(line string) error {
 	r.f.Close()
 	r.f = nil
 	return err
-}
-
-// maxLog is when the log of the runs before is put aside.
-const maxLog = 4 << 20
-
-// redirect makes file what this process writes to stdout and stderr, so that
-// what the runtime prints when it crashes is in the log too.
-func redirect(file string) error {
-	if fi, err := os.Lstat(file); err == nil && fi.Size() > maxLog {
-		if err := os.Rename(file, file+".old"); err != nil {
-			return err
-		}
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for _, fd := range []int{1, 2} {
-		if err := dup(int(f.Fd()), fd); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -353,7 +353,8 @@ func ours(dir string) bool {
 }
 
 func readConfig(path string) (map[string]string, error) {
-	f, err := os.Open(path)
+	// O_NONBLOCK: a FIFO must not hang.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -364,6 +365,8 @@ func readConfig(path string) (map[string]string, error) {
 	// Who may write here says where secrets go.
 	if fi, err := f.Stat(); err != nil {
 		return nil, &Error{Source: path, Message: "reading the configuration: " + err.Error()}
+	} else if !fi.Mode().IsRegular() {
+		return nil, &Error{Source: path, Message: "the configuration is not a regular file; move it away"}
 	} else if st, ok := fi.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() && st.Uid != 0 {
 		return nil, &Error{Source: path, Message: "the configuration belongs to somebody else"}
 	} else if fi.Mode().Perm()&0o022 != 0 {

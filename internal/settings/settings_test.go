@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -302,5 +303,30 @@ func TestConfigThatCannotBeRead(t *testing.T) {
 	var got *settings.Error
 	if _, err := settings.Load(nil); !errors.As(err, &got) || got.Source != file {
 		t.Errorf("a folder: %v", err)
+	}
+}
+
+// A pipe would have everybody wait for who writes to it.
+func TestConfigIsNoPipe(t *testing.T) {
+	home := clean(t)
+	file := configure(t, home, "")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	loaded := make(chan error, 1)
+	go func() {
+		_, err := settings.Load(nil)
+		loaded <- err
+	}()
+	select {
+	case err := <-loaded:
+		if want := "the configuration is not a regular file; move it away (" + file + ")"; err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it waits")
 	}
 }

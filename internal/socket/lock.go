@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -64,7 +65,7 @@ func listens(path string) bool {
 
 // Held reports whether a daemon has the lock at path.
 func Held(path string) bool {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not hang
 	if err != nil {
 		return false
 	}
@@ -86,7 +87,15 @@ func (l *Lock) Release() error {
 // Holder returns the socket that the lock's file names, or "" where it names
 // none. The daemon that wrote it may be gone.
 func Holder(path string) string {
-	b, err := os.ReadFile(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return ""
+	}
+	b, err := io.ReadAll(f)
 	if err != nil {
 		return ""
 	}

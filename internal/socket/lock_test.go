@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -211,5 +212,28 @@ func TestHolderOfHalfAName(t *testing.T) {
 		if got := socket.Holder(path); got != want {
 			t.Errorf("%q names %q, want %q", content, got, want)
 		}
+	}
+}
+
+// A FIFO in the place of the lock hangs nobody.
+func TestLockIsNoPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if socket.Held(path) || socket.Holder(path) != "" {
+			t.Error("a FIFO is held")
+		}
+		if l, _, err := socket.Acquire(t.Context(), path); err == nil {
+			t.Errorf("it is a lock: %v", l)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it hangs")
 	}
 }

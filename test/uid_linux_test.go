@@ -525,3 +525,33 @@ func TestFoldersOfAnotherUser(t *testing.T) {
 		})
 	}
 }
+
+// A plain text is not edited in a runtime folder of another user's, as su and sudo
+// leave it in the environment: he could put a text of his own in its place.
+func TestEditKeepsOutOfAnothersRuntimeFolder(t *testing.T) {
+	t.Parallel()
+	c := authserver.Client{ID: "c", Secret: "s3cret"}
+	s := authserver.Start(t, authserver.Config{Clients: []authserver.Client{c}})
+	h := makeHome(t, stranger)
+	h.must(t, "", "init")
+	h.must(t, profileOf(s, c), "add", "p")
+	h.stop(t)
+	his, err := os.MkdirTemp("/dev/shm", "e2e-his-") // in memory, as a runtime folder is
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if out, err := asRoot("rm", "-rf", his).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	// The worst case: whoever edits there can make folders in it, as root can anywhere.
+	if out, err := asRoot("sh", "-c", `chmod 777 "$0" && chown `+strconv.Itoa(stranger+1)+` "$0"`, his).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h.env = append(h.env, "XDG_RUNTIME_DIR="+his, "EDITOR=realpath") // it prints where the text is
+	r := finish(t, h.command("script", "-qec", filepath.Join(h.bin, "tokenctl")+" edit p", "/dev/null"))
+	if r.code != 0 || !strings.Contains(r.out, "/p.env\r\n") || strings.Contains(r.out, his) {
+		t.Errorf("%v, want it edited elsewhere", r)
+	}
+}

@@ -4,41 +4,48 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"tokend/client/api"
+	"tokend/internal/socket"
 )
 
 // editAndPut lets the user edit text and writes the result as req. A text that
 // cannot be written, or that a failing editor has left, is kept and named in the
 // error.
 func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text []byte) error {
-	dir, err := plainTextDir()
+	dir, err := plainTextDir(os.Getenv("XDG_RUNTIME_DIR"), "/dev/shm")
 	if err != nil {
 		return err
 	}
+	defer func() { _ = dir.Close() }()
 	keep := false
 	defer func() {
 		if !keep {
-			_ = os.RemoveAll(dir)
+			removeAll(dir)
 		}
 	}()
 	// The name's last element, so that an editor's title says what it is.
-	file := filepath.Join(dir, filepath.Base(req.Name)+".env")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		return err
+	name := filepath.Base(req.Name) + ".env"
+	file := filepath.Join(dir.Name(), name)
+	if err := dir.WriteFile(name, text, 0o600); err != nil {
+		return fmt.Errorf("writing %s: %w", file, err)
 	}
 	for {
 		failed := runEditor(ctx, file)
-		edited, err := os.ReadFile(file)
+		edited, err := readEdited(dir, name)
 		if failed != nil {
 			p := problem{Exit: exitFailed, Profile: req.Name, Message: failed.Error() + ": nothing was written"}
 			if keep = err == nil && !bytes.Equal(edited, text); keep {
@@ -47,7 +54,7 @@ func (a *app) editAndPut(ctx context.Context, req *api.PutProfileRequest, text [
 			return &p
 		}
 		if err != nil {
-			return err
+			return &problem{Exit: exitFailed, Profile: req.Name, Message: fmt.Sprintf("reading %s: %v: nothing was written", file, err), Fix: "edit it again"}
 		}
 		if bytes.Equal(edited, text) {
 			note("%s: nothing changed", req.Name)
@@ -123,21 +130,82 @@ func runEditor(ctx context.Context, file string) error {
 	return nil
 }
 
-// plainTextDir makes a folder for a plain text, in memory where the system has
-// such a place, and says so where it has not.
-func plainTextDir() (string, error) {
-	for _, place := range []string{os.Getenv("XDG_RUNTIME_DIR"), "/dev/shm"} {
+// plainTextDir makes a folder for a plain text, in the first of the places that is
+// in memory, and says so where none is. Those are skipped in which it is not this
+// user's, as in the runtime folder that su and sudo leave in the environment.
+func plainTextDir(places ...string) (*os.Root, error) {
+	for _, place := range places {
 		if filepath.IsAbs(place) && inMemory(place) {
-			if dir, err := os.MkdirTemp(place, "tokenctl-"); err == nil {
+			if dir, err := makeBelow(place); err == nil {
 				return dir, nil
 			}
 		}
 	}
-	dir, err := os.MkdirTemp("", "tokenctl-")
-	if err == nil {
-		note("the plain text is on disk while you edit it, in %s", dir)
+	dir, err := makeBelow(os.TempDir())
+	if err != nil {
+		return nil, &problem{Exit: exitFailed, Message: err.Error(), Fix: "TMPDIR can name a folder of your own"}
 	}
-	return dir, err
+	note("the plain text is on disk while you edit it, in %s", dir.Name())
+	return dir, nil
+}
+
+// makeBelow makes a folder in a place where nobody else can put another instead.
+func makeBelow(place string) (*os.Root, error) {
+	place, err := filepath.EvalSymlinks(place) // a link could lead elsewhere by and by
+	if err == nil {
+		err = socket.CheckAbove("plain text", place)
+	}
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(place, "tokenctl-")
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		_ = os.Remove(dir)
+	}
+	return root, err
+}
+
+// readEdited reads what the editor has left, unless that may be somebody else's: in
+// another folder than the one that was made, or no file of this user's.
+func readEdited(dir *os.Root, name string) ([]byte, error) {
+	made, err := dir.Stat(".")
+	if err != nil {
+		return nil, err
+	}
+	if there, err := os.Lstat(dir.Name()); err != nil || !os.SameFile(made, there) {
+		return nil, errors.New("its folder is not the one that was made for it")
+	}
+	entry, err := dir.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	// A link is another file than what it leads to.
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || !fi.Mode().IsRegular() || int(st.Uid) != os.Geteuid() || !os.SameFile(entry, fi) {
+		return nil, errors.New("it is not a regular file of yours")
+	}
+	return io.ReadAll(f)
+}
+
+// removeAll removes the folder and what is in it, wherever that is by now.
+func removeAll(dir *os.Root) {
+	entries, _ := fs.ReadDir(dir.FS(), ".")
+	for _, e := range entries {
+		_ = dir.RemoveAll(e.Name())
+	}
+	_ = unix.Rmdir(dir.Name())
 }
 
 // shellWord quotes s only where a shell needs it.

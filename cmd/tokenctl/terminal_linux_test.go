@@ -631,3 +631,26 @@ func TestEditIsInterrupted(t *testing.T) {
 		}
 	}
 }
+
+// What lies in the place of the folder that a text is edited in is not stored, and
+// the text does not stay behind in the one that is away.
+func TestEditedFolderIsSwapped(t *testing.T) {
+	s := serve(t, &script{put: func(r *tokendv1.PutProfileRequest) (*tokendv1.PutProfileResponse, error) {
+		t.Errorf("%q is stored", r.GetText())
+		return nil, refusal("PROFILE_INVALID", "no", "profile", "p")
+	}})
+	editor := s.write(t, "swaps", "#!/bin/sh\nd=${1%/*}; mv \"$d\" \"$d.away\" && mkdir \"$d\" && echo theirs >\"$1\"\n")
+	p := newTerminal(t, 80, 24)
+	cmd := p.start(t, s, []string{"EDITOR=" + editor}, "add", "p")
+	said := p.ends(t, s, cmd, exitFailed)
+	parts := regexp.MustCompile(`(?m)^tokenctl: p: reading (\S+)/p\.env: its folder is not the one that was made for it: nothing was written; edit it again\n$`).FindStringSubmatch(said)
+	if parts == nil {
+		t.Fatalf("it said\n%s", said)
+	}
+	away := parts[1] + ".away"
+	defer os.RemoveAll(parts[1])
+	defer os.RemoveAll(away)
+	if left, err := os.ReadDir(away); err != nil || len(left) != 0 {
+		t.Errorf("%v is left, %v", left, err)
+	}
+}

@@ -69,7 +69,7 @@ func Listen(path string) (*Listener, error) {
 	if err := checkFolder(dir); err != nil {
 		return nil, err
 	}
-	if err := checkParents(dir); err != nil {
+	if err := CheckAbove("socket", filepath.Dir(dir)); err != nil {
 		return nil, err
 	}
 	if err := removeStale(path); err != nil {
@@ -101,23 +101,26 @@ func room() int {
 	return int(min(maxInAll, uint64(files.Cur)/2))
 }
 
-// checkParents refuses a folder that somebody else could swap for another by
-// renaming one above it.
-func checkParents(dir string) error {
-	real, err := filepath.EvalSymlinks(dir)
+// CheckAbove refuses a folder if somebody else could swap what is ours in it for
+// another, by renaming that or a folder above it. The errors call it what.
+func CheckAbove(what, dir string) error {
+	d, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		d, err = filepath.Abs(d)
+	}
 	if err != nil {
 		return err
 	}
-	for d := filepath.Dir(real); ; d = filepath.Dir(d) {
+	for ; ; d = filepath.Dir(d) {
 		fi, err := os.Lstat(d)
 		if err != nil {
 			return err
 		}
 		if o := owner(fi); o != 0 && o != os.Geteuid() {
-			return fmt.Errorf("folder %s, above the socket, belongs to user %d", d, o)
+			return fmt.Errorf("folder %s, above the %s, belongs to user %d", d, what, o)
 		}
 		if fi.Mode().Perm()&0o022 != 0 && fi.Mode()&fs.ModeSticky == 0 {
-			return fmt.Errorf("folder %s, above the socket, can be written to by others; run: chmod go-w '%s'", d, d)
+			return fmt.Errorf("folder %s, above the %s, can be written to by others; run: chmod go-w '%s'", d, what, d)
 		}
 		if d == filepath.Dir(d) {
 			return nil

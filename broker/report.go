@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"tokend/oauth"
@@ -84,11 +85,15 @@ func (b *Broker) withholds(name, fp string) func(string) bool {
 	if !b.holds(name, fp) {
 		return func(string) bool { return true }
 	}
-	var secrets []oauth.Secret
-	for _, m := range b.cachedOf(name) {
-		secrets = append(secrets, m.access)
-	}
-	return func(said string) bool { return oauth.Repeats(said, secrets) }
+	// Most say nothing that is looked at, and some a thousand scopes.
+	repeats := sync.OnceValue(func() func(string) bool {
+		var secrets []oauth.Secret
+		for _, m := range b.cachedOf(name) {
+			secrets = append(secrets, m.access)
+		}
+		return oauth.Repeats(secrets)
+	})
+	return func(said string) bool { return repeats()(said) }
 }
 
 // errorCodes are those that an API can give by RFC 6750 section 3.1, RFC 9449

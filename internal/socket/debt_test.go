@@ -167,7 +167,7 @@ func TestWhoOwesWaits(t *testing.T) {
 	}
 }
 
-// grpc reads at most 4 KiB at a time, which is not to cost more than it says.
+// grpc mostly reads 4 KiB at a time, which are not to cost more than they are.
 func TestCostOf(t *testing.T) {
 	for n, times := range map[int]time.Duration{1: 1, 4<<10 - 1: 1, 4 << 10: 1, 4<<10 + 1: 2, 32 << 10: 8} {
 		if got := costOf(n); got != times*readCost {

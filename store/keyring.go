@@ -34,7 +34,8 @@ type Keyring struct {
 	file  *Age
 	items Items
 
-	changing chan struct{} // has one while Put or Delete is at work; taken before mu
+	changing   chan struct{} // has one while Put or Delete is at work; taken before mu
+	changeTime time.Duration // what a change has, with the wait for others
 
 	mu        sync.RWMutex // guards the fields that follow; never held across I/O
 	recipient string       // of the identity; "": locked
@@ -69,22 +70,22 @@ func OpenKeyring(dir string, items Items) (*Keyring, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Keyring{file: file, items: items, changing: make(chan struct{}, 1)}, nil
+	return &Keyring{file: file, items: items, changing: make(chan struct{}, 1), changeTime: changeTime}, nil
 }
 
-// changeTime is how long one change may take, with the wait for others: a caller is to
-// know within 3 s that the keyring does not answer.
+// changeTime leaves half a second of the 3 s within which a caller is to know that the
+// keyring does not answer.
 const changeTime = 2500 * time.Millisecond
 
 // sweepTime is how long a Put whose secret is kept may take to clear up: who moves one
 // has a Delete to wait for yet.
 const sweepTime = 500 * time.Millisecond
 
-var errChangeTime = &KeyringError{Cause: KeyringFailed, Err: fmt.Errorf("the keyring, and what others are writing there, took longer than %v", changeTime)}
-
 // change does one change at a time.
 func (k *Keyring) change(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, changeTime, errChangeTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, k.changeTime, &KeyringError{
+		Cause: KeyringFailed, Err: fmt.Errorf("the keyring, and what others are writing there, took longer than %v", k.changeTime),
+	})
 	defer cancel()
 	select {
 	case k.changing <- struct{}{}:
@@ -257,7 +258,7 @@ func (k *Keyring) put(ctx context.Context, name string, data []byte, replaces Ve
 	if next, err = k.save(ctx, next); err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, sweepTime, errChangeTime)
+	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
 	_ = k.sweep(ctx, next) // tried again by what changes the store next
 	return item.Version, nil

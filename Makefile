@@ -49,15 +49,15 @@ checks:
 # scrypt has no goroutines, and takes ten times as long with the race detector.
 RACE := -race -gcflags=golang.org/x/crypto/scrypt=-race=false
 unit:
-	go test $(RACE) -timeout 10m $$(go list ./... | grep -v '^tokend/test$$')
+	go test $(RACE) -timeout 20m $$(go list ./... | grep -v '^tokend/test$$')
 
 # The real binaries, as a user runs them. Four at a time: most of these wait.
 e2e: build
-	go test -parallel 4 -timeout 12m -skip '$(TIMED)' ./test
+	go test -parallel 4 -timeout 20m -skip '$(TIMED)' ./test
 
 TIMED := ^(TestSocketAbuse.*|TestProviderFaults|TestKeyringFails|TestIdentityInTheKeyring|TestSoak|TestWrongPassphrasesSlowNobody)$$
 timed: build
-	go test -timeout 5m -run '$(TIMED)' ./test
+	go test -timeout 10m -run '$(TIMED)' ./test
 
 # A minute for each fuzz target; for hours: make fuzz FUZZTIME=1h. It stops at the
 # first failure. Seeds and committed corpora run in `make unit`, too.

@@ -507,10 +507,11 @@ func (h *home) endure(t *testing.T, socket, dir string, before inside, name, kin
 // served, soon, and the daemon does not grow. It is not run beside other tests:
 // what they take of the machine would be measured.
 //
-// Soon is within 150 ms (p99), or, where the machine does not give that, no later than
-// beside processes that only take its processors: as many, and one for the daemon. What
-// else takes processors comes and goes: only who is late three times, each beside a
-// control of its own, is late.
+// Soon is within 150 ms (p99). A machine that has much else to do gives that to nobody:
+// there it is within five times what callers wait beside processes that only take its
+// processors, as many, and one for the daemon, which has the abuse to turn away with what
+// little it is given. What else takes processors comes and goes: only who is late three
+// times, each beside a control of its own, is late.
 func TestSocketAbuse(t *testing.T) {
 	const (
 		soon = 150 * time.Millisecond
@@ -538,7 +539,7 @@ func TestSocketAbuse(t *testing.T) {
 				beside[processes] = control(processes + 1)
 			}
 			p99 := h.endure(t, socket, dir, before, name, kind, processes)
-			if p99 <= max(soon, beside[processes]) {
+			if p99 <= max(soon, 5*beside[processes]) {
 				break
 			}
 			if try == 3 {
